@@ -1,0 +1,34 @@
+# Language level, warnings, and the folder-is-a-library rule.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+find_program(CCACHE ccache)
+if(CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+    set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+endif()
+
+option(PRESENCED_WERROR "Treat warnings as errors" OFF)
+set(PRESENCED_SANITIZE "" CACHE STRING "Sanitizers for everything, e.g. address,undefined or thread")
+
+add_library(presenced_options INTERFACE)
+target_include_directories(presenced_options INTERFACE "${PROJECT_SOURCE_DIR}")
+target_compile_options(presenced_options INTERFACE
+    -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion
+    $<$<BOOL:${PRESENCED_WERROR}>:-Werror>)
+
+if(PRESENCED_SANITIZE)
+    add_compile_options(-fsanitize=${PRESENCED_SANITIZE} -fno-omit-frame-pointer)
+    add_link_options(-fsanitize=${PRESENCED_SANITIZE})
+    if(PRESENCED_SANITIZE MATCHES "undefined")
+        add_compile_options(-fno-sanitize-recover=all)
+    endif()
+endif()
+
+# presenced_library(<folder> <sources...>): the static library of one folder.
+function(presenced_library name)
+    add_library(presenced_${name} STATIC ${ARGN})
+    add_library(presenced::${name} ALIAS presenced_${name})
+    target_link_libraries(presenced_${name} PUBLIC presenced_options)
+endfunction()

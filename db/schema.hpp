@@ -1,0 +1,60 @@
+// The schema's migrations, embedded in the binary, and whether this binary can run on what is there.
+// Blocking; call from a thread that may wait.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace presenced::db {
+
+struct migration {
+    int number;
+    std::string_view name; // "0001_presence"
+    std::string_view sql;
+    std::string_view oldest_binary; // oldest presenced that can run once this is applied
+};
+
+// In order; generated from migrations/ at build time.
+std::vector<migration> const& migrations();
+
+// A problem that the operator must solve; what() is one line that names the thing and the cure.
+class schema_error : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+// The database cannot be reached (as opposed to: was reached and is not fit).
+class unreachable_error : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
+struct migrate_report {
+    std::vector<std::string> applied; // names, empty when there was nothing to do
+    std::chrono::milliseconds stale_after;
+};
+
+// Applies what is missing, each migration once and in a transaction of its own, under an advisory
+// lock and a lock_timeout. Records `stale_after` when given; refuses a change while nodes tick.
+// Throws schema_error (a table that it did not make, a newer schema, ...) or unreachable_error.
+migrate_report migrate(std::string const& conninfo,
+                       std::optional<std::chrono::milliseconds> stale_after);
+
+struct schema_facts {
+    int version;
+    std::chrono::milliseconds stale_after;
+};
+
+// What `serve` asks before it starts. Throws schema_error when this binary cannot run on the
+// schema (none, too old, too new, PostgreSQL older than 15), unreachable_error when nobody answers.
+schema_facts check_schema(std::string const& conninfo, std::string_view binary_version);
+
+// Names what libpq does not understand in a connection string, with the cure (Rails' `pool`);
+// empty when it is fine. Never contains the password.
+std::optional<std::string> conninfo_problem(std::string const& conninfo);
+
+} // namespace presenced::db
