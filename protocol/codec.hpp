@@ -26,7 +26,7 @@ struct limits {
 
 // The command in a text frame. Unknown keys are ignored; of a repeated key the last one counts, as
 // with JSON.parse of Ruby and JavaScript.
-result<command, frame_error> decode_frame(std::string_view text, limits const &bounds = {});
+result<command, frame_error> decode_frame(std::string_view text, limits const& bounds = {});
 
 // What a subscribe asks for. `channels` are the configured names; the result's channel points into
 // them. The rules of an identifier, which is itself JSON text:
@@ -37,11 +37,11 @@ result<command, frame_error> decode_frame(std::string_view text, limits const &b
 // Other keys are ignored, and of a repeated key the last one counts.
 result<channel_params, reject_cause> parse_identifier(std::string_view identifier,
                                                       std::span<std::string const> channels,
-                                                      limits const &bounds = {});
+                                                      limits const& bounds = {});
 
 // The action that the data of a message command names: its "action", when data is a JSON object
 // that has one and it is a string; else nothing.
-std::optional<std::string> parse_action(std::string_view data, limits const &bounds = {});
+std::optional<std::string> parse_action(std::string_view data, limits const& bounds = {});
 
 // Constants of the wire, alive as long as the program.
 std::string_view encode_welcome() noexcept;
@@ -56,19 +56,19 @@ std::string encode_stream_message(std::string_view identifier, std::string_view 
 
 // ---- Client side --------------------------------------------------------------------------------
 
-std::string encode_command(command const &value);
+std::string encode_command(command const& value);
 
 // The identifier text of a subscription, keys in the order channel, agent_id, session_id.
 std::string encode_identifier(std::string_view channel, std::int64_t agent_id,
                               std::optional<std::string_view> session_id = std::nullopt);
 
 // A server's frame; nothing when it is none that a client knows. Such frames are to be ignored.
-std::optional<server_message> decode_server_frame(std::string_view text, limits const &bounds = {});
+std::optional<server_message> decode_server_frame(std::string_view text, limits const& bounds = {});
 
 // ---- Both ---------------------------------------------------------------------------------------
 
 // Appends text as a JSON string, quotes included. Escapes what JSON demands (quote, backslash,
 // control characters) and nothing else; bytes that are not UTF-8 become U+FFFD.
-void append_json_string(std::string &out, std::string_view text);
+void append_json_string(std::string& out, std::string_view text);
 
 } // namespace presenced::protocol

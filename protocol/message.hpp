@@ -21,19 +21,19 @@ namespace presenced::protocol {
 
 struct subscribe_command {
     std::string identifier;
-    bool operator==(subscribe_command const &) const = default;
+    bool operator==(subscribe_command const&) const = default;
 };
 
 struct unsubscribe_command {
     std::string identifier;
-    bool operator==(unsubscribe_command const &) const = default;
+    bool operator==(unsubscribe_command const&) const = default;
 };
 
 // data: the text of the client's JSON document, not parsed; parse_action() looks inside.
 struct message_command {
     std::string identifier;
     std::string data;
-    bool operator==(message_command const &) const = default;
+    bool operator==(message_command const&) const = default;
 };
 
 using command = std::variant<subscribe_command, unsubscribe_command, message_command>;
@@ -135,32 +135,32 @@ constexpr bool reconnects(disconnect_reason reason) noexcept {
 
 // The server's messages as a client reads them: `presenced connect` and the test client do.
 struct welcome_message {
-    bool operator==(welcome_message const &) const = default;
+    bool operator==(welcome_message const&) const = default;
 };
 struct ping_message {
     std::int64_t unix_seconds = 0;
-    bool operator==(ping_message const &) const = default;
+    bool operator==(ping_message const&) const = default;
 };
 struct confirm_message {
     std::string identifier;
-    bool operator==(confirm_message const &) const = default;
+    bool operator==(confirm_message const&) const = default;
 };
 struct reject_message {
     std::string identifier;
-    bool operator==(reject_message const &) const = default;
+    bool operator==(reject_message const&) const = default;
 };
-// json: the message as JSON text, in the order it came in, white space removed.
+// json: the message as JSON text printed anew: keys in the order they came in, no white space.
 struct stream_message {
     std::string identifier;
     std::string json;
-    bool operator==(stream_message const &) const = default;
+    bool operator==(stream_message const&) const = default;
 };
-// reason: empty when the server named none. reconnect: true when it did not say, as in
-// @rails/actioncable.
+// reason: empty when the server named none. reconnect: false when it did not say, as
+// @rails/actioncable reads it.
 struct disconnect_message {
     std::string reason;
-    bool reconnect = true;
-    bool operator==(disconnect_message const &) const = default;
+    bool reconnect = false;
+    bool operator==(disconnect_message const&) const = default;
 };
 
 using server_message = std::variant<welcome_message, ping_message, confirm_message, reject_message,

@@ -20,21 +20,21 @@ public:
     bool has_value() const noexcept { return state_.index() == 0; }
     explicit operator bool() const noexcept { return has_value(); }
 
-    T &value() &noexcept {
+    T& value() & noexcept {
         assert(has_value());
         return *std::get_if<0>(&state_);
     }
-    T const &value() const &noexcept {
+    T const& value() const& noexcept {
         assert(has_value());
         return *std::get_if<0>(&state_);
     }
-    T &&value() &&noexcept { return std::move(value()); }
+    T&& value() && noexcept { return std::move(value()); }
 
-    T &operator*() &noexcept { return value(); }
-    T const &operator*() const &noexcept { return value(); }
-    T &&operator*() &&noexcept { return std::move(value()); }
-    T *operator->() noexcept { return &value(); }
-    T const *operator->() const noexcept { return &value(); }
+    T& operator*() & noexcept { return value(); }
+    T const& operator*() const& noexcept { return value(); }
+    T&& operator*() && noexcept { return std::move(value()); }
+    T* operator->() noexcept { return &value(); }
+    T const* operator->() const noexcept { return &value(); }
 
     Error error() const noexcept {
         assert(!has_value());
