@@ -100,19 +100,32 @@ std::optional<authority> parse_origin(std::string_view text) noexcept {
 
 constexpr std::string_view wildcard = "*.";
 
-bool matches(std::string_view pattern, authority const& origin) noexcept {
-    bool const any_below = pattern.starts_with(wildcard);
-    auto const listed = parse_authority(pattern.substr(any_below ? wildcard.size() : 0));
-    if (!listed) {
-        return false;
+// An entry of the list, taken apart.
+struct pattern {
+    authority listed;
+    bool any_below = false; // began with `*.`
+};
+
+std::optional<pattern> parse_pattern(std::string_view text) noexcept {
+    bool const any_below = text.starts_with(wildcard);
+    auto const listed = parse_authority(text.substr(any_below ? wildcard.size() : 0));
+    if (!listed || listed->host.front() == '.' || text.ends_with(':') ||
+        (any_below && listed->host.front() == '[')) {
+        return std::nullopt;
     }
-    if (!any_below) {
-        return same(*listed, origin);
+    return pattern{*listed, any_below};
+}
+
+bool matches(std::string_view entry, authority const& origin) noexcept {
+    auto const wanted = parse_pattern(entry);
+    if (!wanted || !wanted->any_below) {
+        return wanted && same(wanted->listed, origin);
     }
-    // `.host` with something before it.
-    return listed->port == origin.port && origin.host.size() > listed->host.size() + 1 &&
-           origin.host[origin.host.size() - listed->host.size() - 1] == '.' &&
-           equal_names(origin.host.substr(origin.host.size() - listed->host.size()), listed->host);
+    // Something, a dot, and then the listed host.
+    std::string_view const below = wanted->listed.host;
+    return wanted->listed.port == origin.port && origin.host.size() > below.size() + 1 &&
+           origin.host[origin.host.size() - below.size() - 1] == '.' &&
+           equal_names(origin.host.substr(origin.host.size() - below.size()), below);
 }
 
 } // namespace
@@ -138,9 +151,7 @@ bool is_origin_allowed(std::optional<std::string_view> origin, std::string_view 
 }
 
 bool is_origin_pattern(std::string_view text) {
-    bool const any_below = text.starts_with(wildcard);
-    auto const listed = parse_authority(text.substr(any_below ? wildcard.size() : 0));
-    return listed && !text.ends_with(':') && !(any_below && listed->host.front() == '[');
+    return parse_pattern(text).has_value();
 }
 
 } // namespace presenced::protocol
