@@ -21,6 +21,9 @@ struct migration {
 // In order; generated from migrations/ at build time.
 std::vector<migration> const& migrations();
 
+// The version of this build of presenced: "0.1.0".
+std::string_view built_version();
+
 // A problem that the operator must solve; what() is one line that names the thing and the cure.
 class schema_error : public std::runtime_error {
 public:

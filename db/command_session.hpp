@@ -1,0 +1,50 @@
+// One blocking connection for the command line, and PostgreSQL's errors in the operator's words.
+// For .cpp files of db/ only: it shows libpqxx.
+#pragma once
+
+#include "db/schema.hpp"
+
+#include <pqxx/pqxx>
+
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace presenced::db {
+
+class command_session {
+public:
+    // Connects, and refuses a server that is too old. Throws unreachable_error, schema_error.
+    explicit command_session(std::string const& conninfo);
+
+    // Runs work(pqxx::work&) in a transaction and commits. Throws what the constructor throws;
+    // libpqxx's exceptions do not come out.
+    template <class Work>
+    auto transaction(Work work) {
+        try {
+            pqxx::work tx{connection_};
+            if constexpr (std::is_void_v<decltype(work(tx))>) {
+                work(tx);
+                tx.commit();
+            } else {
+                auto answer = work(tx);
+                tx.commit();
+                return answer;
+            }
+        } catch (...) {
+            rethrow_for_operator();
+        }
+    }
+
+private:
+    // Turns the exception in flight into schema_error or unreachable_error.
+    [[noreturn]] static void rethrow_for_operator();
+
+    pqxx::connection connection_;
+};
+
+// Throws schema_error unless presenced of this version can run on the schema that it sees.
+// Returns the number of the newest migration applied.
+int check_migrations(pqxx::work& tx, std::string_view binary_version);
+
+} // namespace presenced::db

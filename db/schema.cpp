@@ -1,0 +1,350 @@
+#include "db/schema.hpp"
+
+#include "db/command_session.hpp"
+
+#include <libpq-fe.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <memory>
+#include <regex>
+#include <utility>
+
+namespace presenced::db {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+struct applied_migration {
+    int number;
+    std::string name;
+    std::string oldest_binary;
+};
+
+std::string show(milliseconds d) {
+    auto const n = d.count();
+    return n % 1000 == 0 ? std::to_string(n / 1000) + "s" : std::to_string(n) + "ms";
+}
+
+std::array<int, 3> parse_version(std::string_view text) {
+    std::array<int, 3> parts{};
+    for (auto& part : parts) {
+        auto const [stop, error] = std::from_chars(text.data(), text.data() + text.size(), part);
+        if (error != std::errc{}) {
+            break;
+        }
+        text.remove_prefix(std::min(static_cast<std::size_t>(stop - text.data()) + 1, text.size()));
+    }
+    return parts;
+}
+
+std::string newest_of_ours() {
+    return std::string{migrations().back().name};
+}
+
+// Where new tables go; empty when search_path names no schema that exists.
+std::string current_schema(pqxx::work& tx) {
+    auto const r = tx.exec("SELECT coalesce(current_schema(), '')");
+    return r[0][0].c_str();
+}
+
+// Which schema holds the table that this name means to this role; empty when there is none.
+std::string schema_of(pqxx::work& tx, std::string const& table) {
+    auto const r = tx.exec("SELECT n.nspname FROM pg_class c "
+                           "JOIN pg_namespace n ON n.oid = c.relnamespace "
+                           "WHERE c.oid = to_regclass(" +
+                           tx.quote(table) + ")");
+    return r.empty() ? std::string{} : r[0][0].c_str();
+}
+
+std::vector<applied_migration> read_applied(pqxx::work& tx) {
+    auto const schema = schema_of(tx, "presenced_migrations");
+    if (schema.empty()) {
+        return {};
+    }
+    auto const columns = tx.exec(
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('presenced_migrations') "
+        "AND attname IN ('number', 'name', 'oldest_binary') AND NOT attisdropped");
+    if (columns[0][0].as<int>() != 3) {
+        throw schema_error{schema + ".presenced_migrations is there and presenced did not make it; "
+                                    "use another database or another schema (search_path)"};
+    }
+    std::vector<applied_migration> applied;
+    for (auto const& row : tx.exec("SELECT number, name, oldest_binary FROM presenced_migrations "
+                                   "ORDER BY number")) {
+        applied.push_back({row[0].as<int>(), row[1].c_str(), row[2].c_str()});
+    }
+    return applied;
+}
+
+// What is applied must be a beginning of what this binary has, or all of it and newer ones that
+// allow it.
+void check_history(std::vector<applied_migration> const& applied, std::string_view binary_version) {
+    auto const& ours = migrations();
+    for (std::size_t i = 0; i < applied.size(); ++i) {
+        auto const& there = applied[i];
+        if (i < ours.size()) {
+            if (there.number != ours[i].number || there.name != ours[i].name) {
+                throw schema_error{"presenced_migrations says " + there.name + " where presenced " +
+                                   std::string{binary_version} + " has " +
+                                   std::string{ours[i].name} +
+                                   "; this database belongs to another build of presenced"};
+            }
+        } else if (parse_version(there.oldest_binary) > parse_version(binary_version)) {
+            throw schema_error{"the schema is at " + applied.back().name + ", and " + there.name +
+                               " needs presenced " + there.oldest_binary +
+                               " or newer; this is presenced " + std::string{binary_version} +
+                               ": run a newer one"};
+        }
+    }
+}
+
+milliseconds read_stale_after(pqxx::work& tx) {
+    auto const r =
+        tx.exec("SELECT (extract(epoch FROM stale_after) * 1000)::bigint FROM presence_clock");
+    if (r.empty()) {
+        throw schema_error{"presence_clock is empty, and has one row where presenced made it; "
+                           "restore it: INSERT INTO presence_clock (stale_after) "
+                           "VALUES ('45 seconds')"};
+    }
+    return milliseconds{r[0][0].as<std::int64_t>()};
+}
+
+// `CREATE TABLE IF NOT EXISTS` would take a stranger's table for ours, and a bare CREATE TABLE
+// fails on it without saying what to do.
+void refuse_strangers(pqxx::work& tx, migration const& m, std::string const& schema) {
+    static std::regex const creates{R"((?:^|\n)CREATE (?:TABLE|VIEW) (\w+))"};
+    using iterator = std::cregex_iterator;
+    for (auto it = iterator{m.sql.data(), m.sql.data() + m.sql.size(), creates}; it != iterator{};
+         ++it) {
+        auto const name = (*it)[1].str();
+        auto const found = tx.exec("SELECT FROM pg_class WHERE relname = " + tx.quote(name) +
+                                   " AND relnamespace = current_schema()::regnamespace");
+        if (!found.empty()) {
+            throw schema_error{schema + "." + name +
+                               " is there and presenced did not make it; use another database, or "
+                               "another schema by way of search_path: "
+                               "ALTER ROLE ... SET search_path = presenced"};
+        }
+    }
+}
+
+void prepare_first(pqxx::work& tx, std::string const& schema) {
+    auto const home = schema_of(tx, "presenced_migrations");
+    if (!home.empty() && home != schema) {
+        throw schema_error{"presenced's tables are in schema " + home +
+                           ", and new ones would go to " + schema + ": put " + home +
+                           " first in search_path"};
+    }
+    auto const may = tx.exec("SELECT has_schema_privilege(current_schema(), 'CREATE'), "
+                             "current_user");
+    if (!may[0][0].as<bool>()) {
+        throw schema_error{std::string{"role "} + may[0][1].c_str() +
+                           " may not create tables in schema " + schema +
+                           ": migrate as the schema's owner, or GRANT CREATE ON SCHEMA " + schema +
+                           " TO " + may[0][1].c_str()};
+    }
+    if (home.empty()) {
+        tx.exec("CREATE TABLE presenced_migrations ("
+                "number integer PRIMARY KEY, "
+                "name text NOT NULL, "
+                "oldest_binary text NOT NULL, "
+                "applied_at timestamptz NOT NULL DEFAULT clock_timestamp())");
+    }
+}
+
+// One migration at a time. Whoever comes second waits here, and then finds the work done.
+void lock_migrations(pqxx::work& tx) {
+    auto const writable = tx.exec("SHOW transaction_read_only");
+    if (std::string_view{writable[0][0].c_str()} == "on") {
+        throw schema_error{"the database is read-only, a standby perhaps: migrate on the primary "
+                           "(several hosts and target_session_attrs=read-write find it)"};
+    }
+    if (current_schema(tx).empty()) {
+        auto const path = tx.exec("SHOW search_path");
+        throw schema_error{std::string{"search_path is "} + path[0][0].c_str() +
+                           ", and no such schema exists: create it (CREATE SCHEMA ...)"};
+    }
+    tx.exec("SET LOCAL lock_timeout = '30s'");
+    tx.exec("SELECT pg_advisory_xact_lock("
+            "hashtextextended('presenced migrate ' || current_schema(), 0))");
+    tx.exec("SET LOCAL lock_timeout = '5s'");
+}
+
+// Applies the next migration; its name, or nothing when all are.
+std::optional<std::string> apply_next(command_session& session) {
+    return session.transaction([](pqxx::work& tx) -> std::optional<std::string> {
+        lock_migrations(tx);
+        auto const applied = read_applied(tx);
+        check_history(applied, built_version());
+        if (applied.size() >= migrations().size()) {
+            return std::nullopt;
+        }
+        auto const& next = migrations()[applied.size()];
+        auto const schema = current_schema(tx);
+        refuse_strangers(tx, next, schema);
+        prepare_first(tx, schema);
+        std::string const name{next.name};
+        try {
+            tx.exec(std::string{next.sql});
+        } catch (pqxx::broken_connection const&) {
+            throw;
+        } catch (pqxx::sql_error const& e) {
+            std::string const text = e.what();
+            auto cure = e.sqlstate() == "55P03"
+                            ? std::string{"; another session holds a lock on it (pg_stat_activity "
+                                          "shows who): end that and run migrate again"}
+                            : std::string{};
+            throw schema_error{"migration " + name + " failed and nothing of it was applied: " +
+                               text.substr(0, text.find('\n')) + cure};
+        }
+        tx.exec("INSERT INTO presenced_migrations (number, name, oldest_binary) VALUES (" +
+                std::to_string(next.number) + ", " + tx.quote(name) + ", " +
+                tx.quote(std::string{next.oldest_binary}) + ")");
+        return name;
+    });
+}
+
+// A node goes by the value that it read when it started, so it changes only while none runs.
+void refuse_while_nodes_tick(pqxx::work& tx, milliseconds from, milliseconds to) {
+    auto const ticking = tx.exec(
+        "SELECT coalesce((SELECT string_agg(DISTINCT node, ', ') FROM nodes "
+        "                 WHERE ticked_at > clock_timestamp() - (c.judge_until - c.ticked_at)), "
+        "                'some node'), "
+        "       ceil(extract(epoch FROM c.judge_until - c.ticked_at))::bigint "
+        "FROM presence_clock c WHERE isfinite(c.ticked_at) AND isfinite(c.judge_until) "
+        "AND abs(extract(epoch FROM clock_timestamp() - c.ticked_at)) "
+        "    < extract(epoch FROM c.judge_until - c.ticked_at)");
+    if (!ticking.empty()) {
+        throw schema_error{"stale_after cannot change from " + show(from) + " to " + show(to) +
+                           " while nodes run (" + ticking[0][0].c_str() +
+                           "): stop them all, wait " + ticking[0][1].c_str() +
+                           "s and run migrate again"};
+    }
+}
+
+milliseconds record_stale_after(command_session& session, std::optional<milliseconds> wanted) {
+    return session.transaction([&](pqxx::work& tx) {
+        auto const recorded = read_stale_after(tx);
+        if (!wanted || *wanted == recorded) {
+            return recorded;
+        }
+        lock_migrations(tx);
+        tx.exec("SELECT FROM presence_clock FOR UPDATE"); // a tick waits for this, and is seen
+        refuse_while_nodes_tick(tx, recorded, *wanted);
+        tx.exec("UPDATE presence_clock SET stale_after = interval '1 millisecond' * " +
+                std::to_string(wanted->count()));
+        return *wanted;
+    });
+}
+
+// ---- Connection strings ------------------------------------------------------------------------
+
+struct foreign_parameter {
+    std::string_view name;
+    std::string_view cure;
+};
+// What other libraries put into DATABASE_URL. Anything else that libpq does not know is to be
+// removed.
+constexpr std::array foreign_parameters{
+    foreign_parameter{"pool", "a setting of Rails: remove it; PRESENCED_DB_CONNECTIONS says how "
+                              "many connections presenced opens"},
+    foreign_parameter{"max_connections", "a setting of Rails: remove it; PRESENCED_DB_CONNECTIONS "
+                                         "says how many connections presenced opens"},
+    foreign_parameter{"connection_limit", "a setting of Prisma: remove it; "
+                                          "PRESENCED_DB_CONNECTIONS says how many connections "
+                                          "presenced opens"},
+    foreign_parameter{"schema_search_path", "a setting of Rails: remove it; "
+                                            "options=-csearch_path%3DNAME chooses the schema"},
+    foreign_parameter{"schema", "a setting of Prisma: remove it; options=-csearch_path%3DNAME "
+                                "chooses the schema"},
+    foreign_parameter{"encoding", "a setting of Rails: remove it, or say client_encoding"},
+    foreign_parameter{"timeout", "remove it, or say connect_timeout (in seconds)"},
+    foreign_parameter{"username", "say user"},
+    foreign_parameter{"database", "say dbname"},
+    foreign_parameter{"adapter", "a setting of Rails: remove it"},
+};
+
+std::string unknown_parameter(std::string const& name) {
+    auto const known = std::find_if(foreign_parameters.begin(), foreign_parameters.end(),
+                                    [&](auto const& p) { return p.name == name; });
+    return "the connection string has the parameter '" + name + "', which libpq does not know: " +
+           (known != foreign_parameters.end() ? std::string{known->cure} : "remove it");
+}
+
+} // namespace
+
+std::string_view built_version() {
+    return PRESENCED_VERSION;
+}
+
+int check_migrations(pqxx::work& tx, std::string_view binary_version) {
+    auto const applied = read_applied(tx);
+    if (applied.empty()) {
+        auto const at = tx.exec("SELECT current_database(), current_setting('search_path')");
+        throw schema_error{std::string{"database "} + at[0][0].c_str() +
+                           " has no tables of presenced (search_path " + at[0][1].c_str() +
+                           "): run `presenced migrate`"};
+    }
+    check_history(applied, binary_version);
+    if (applied.size() < migrations().size()) {
+        throw schema_error{"the schema is at " + applied.back().name + " and presenced " +
+                           std::string{binary_version} + " needs " + newest_of_ours() +
+                           ": run `presenced migrate`"};
+    }
+    return applied.back().number;
+}
+
+migrate_report migrate(std::string const& conninfo, std::optional<milliseconds> stale_after) {
+    command_session session{conninfo};
+    migrate_report report;
+    while (auto name = apply_next(session)) {
+        report.applied.push_back(std::move(*name));
+    }
+    report.stale_after = record_stale_after(session, stale_after);
+    return report;
+}
+
+schema_facts check_schema(std::string const& conninfo, std::string_view binary_version) {
+    command_session session{conninfo};
+    return session.transaction([&](pqxx::work& tx) {
+        auto const version = check_migrations(tx, binary_version);
+        return schema_facts{version, read_stale_after(tx)};
+    });
+}
+
+std::optional<std::string> conninfo_problem(std::string const& conninfo) {
+    char* message = nullptr;
+    std::unique_ptr<PQconninfoOption, decltype(&PQconninfoFree)> const parsed{
+        PQconninfoParse(conninfo.c_str(), &message), &PQconninfoFree};
+    std::unique_ptr<char, decltype(&PQfreemem)> const owned{message, &PQfreemem};
+    if (parsed) {
+        return std::nullopt;
+    }
+    // Of libpq's messages only the name of a parameter is repeated: others quote parts of the
+    // string, and so of the password.
+    std::string const text = message != nullptr ? message : "";
+    std::smatch match;
+    static std::regex const unknown{
+        R"(^invalid (?:URI query parameter|connection option)[^"]*"([A-Za-z0-9_.-]+)\")"};
+    if (std::regex_search(text, match, unknown)) {
+        return unknown_parameter(match[1].str());
+    }
+    static std::regex const scheme{R"(^([A-Za-z][A-Za-z0-9+.-]*)://)"};
+    if (std::regex_search(conninfo, match, scheme)) {
+        auto const name = match[1].str();
+        if (name != "postgresql" && name != "postgres") {
+            return "the connection string begins with " + name +
+                   "://; allowed: postgresql://USER@HOST/DATABASE";
+        }
+        return "the connection string is no URI that libpq can read; allowed: "
+               "postgresql://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETER=VALUE, where %, /, ?, #, @ "
+               "and : inside a user or password are written as %25, %2F, %3F, %23, %40 and %3A";
+    }
+    return "the connection string is none that libpq can read; allowed: "
+           "postgresql://USER@HOST/DATABASE, or host=HOST dbname=DATABASE user=USER";
+}
+
+} // namespace presenced::db
