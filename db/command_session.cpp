@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <new>
 
 namespace presenced::db {
 
@@ -31,10 +32,14 @@ std::string one_line(std::string_view text) {
 // The same connection string with what nobody should wait for without a limit. What the operator
 // set stays.
 std::string with_limits(std::string const& conninfo) {
+    // Not left to libpq: its complaint may quote the password.
+    if (auto const problem = conninfo_problem(conninfo)) {
+        throw schema_error{*problem};
+    }
     std::unique_ptr<PQconninfoOption, decltype(&PQconninfoFree)> const parsed{
         PQconninfoParse(conninfo.c_str(), nullptr), &PQconninfoFree};
     if (!parsed) {
-        return conninfo; // connecting says why
+        throw std::bad_alloc{};
     }
     std::string text = "fallback_application_name=presenced";
     auto add = [&](std::string_view keyword, std::string_view value) {

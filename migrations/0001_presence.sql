@@ -107,7 +107,9 @@ CREATE VIEW live_agent_subscriptions AS
 -- readers should treat them as unknown.
 CREATE FUNCTION presence_known() RETURNS boolean
 LANGUAGE sql STABLE AS $$
-    SELECT now() - ticked_at < stale_after AND ticked_at - now() < stale_after FROM presence_clock
+    -- ticked_at begins at -infinity, which PostgreSQL 15 will not subtract.
+    SELECT ticked_at > now() - stale_after AND ticked_at < now() + stale_after
+    FROM presence_clock
 $$;
 
 -- ---------------------------------------------------------------------------------------------
