@@ -2,6 +2,8 @@
 #include "protocol/credentials.hpp"
 #include "tests/support/catch.hpp"
 
+#include <string>
+
 using presenced::protocol::find_token;
 using namespace std::string_literals;
 

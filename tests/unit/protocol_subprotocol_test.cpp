@@ -2,6 +2,8 @@
 #include "protocol/subprotocol.hpp"
 #include "tests/support/catch.hpp"
 
+#include <string>
+
 using presenced::protocol::choose_subprotocol;
 
 TEST_CASE("the first known subprotocol that the client offers is answered") {
