@@ -19,7 +19,6 @@ enum class lease_state : std::uint8_t { acquiring, abandoning, live, releasing, 
 // What the owner has to do next; at most one thing an event.
 enum class action : std::uint8_t {
     none,
-    acquire, // send an acquire to the database
     abandon, // take the acquire back: it may be unsent, in flight, or done
     renew,   // send a renewal
     release, // send a release with release_cause()
@@ -31,7 +30,8 @@ enum class action : std::uint8_t {
 class lease {
 public:
     // A lease that is about to be acquired; the caller sends the acquire.
-    explicit lease(lease_token token) : token_{token} {}
+    explicit lease(lease_token token)
+        : token_{token} {}
 
     lease_token const& token() const { return token_; }
     lease_state state() const { return state_; }
@@ -46,7 +46,9 @@ public:
     action on_abandoned();
 
     // When the next renewal is due; time_point::max() unless live.
-    time_point renewal_due() const { return state_ == lease_state::live ? due_ : time_point::max(); }
+    time_point renewal_due() const {
+        return state_ == lease_state::live ? due_ : time_point::max();
+    }
     // To be called when a renewal is due, and on evidence while one is overdue. `evidence` is the
     // time of the client's latest sign of life. Returns renew, or none when there was no evidence
     // since the last renewal (it stays due) or one is still under way.

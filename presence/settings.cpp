@@ -13,8 +13,8 @@ std::string show(milliseconds d) {
 
 std::string sentence(std::string const& left, milliseconds value, char const* relation,
                      std::string const& right, milliseconds limit, char const* promise) {
-    return left + " = " + show(value) + " must be " + relation + " " + right + " = " +
-           show(limit) + ": " + promise;
+    return left + " = " + show(value) + " must be " + relation + " " + right + " = " + show(limit) +
+           ": " + promise;
 }
 
 } // namespace
@@ -27,12 +27,11 @@ std::vector<std::string> broken_relations(settings const& s) {
         }
     };
     auto const zero = milliseconds{0};
-    for (auto const& [name, value] : {std::pair{"PRESENCED_HEARTBEAT", s.heartbeat},
-                                      std::pair{"PRESENCED_STALE_AFTER", s.stale_after},
-                                      std::pair{"PRESENCED_SWEEP", s.sweep},
-                                      std::pair{"PRESENCED_PING", s.ping},
-                                      std::pair{"PRESENCED_PEER_TIMEOUT", s.peer_timeout},
-                                      std::pair{"PRESENCED_UNREACHABLE_LIMIT", s.unreachable_limit}}) {
+    for (auto const& [name, value] :
+         {std::pair{"PRESENCED_HEARTBEAT", s.heartbeat},
+          std::pair{"PRESENCED_STALE_AFTER", s.stale_after}, std::pair{"PRESENCED_SWEEP", s.sweep},
+          std::pair{"PRESENCED_PING", s.ping}, std::pair{"PRESENCED_PEER_TIMEOUT", s.peer_timeout},
+          std::pair{"PRESENCED_UNREACHABLE_LIMIT", s.unreachable_limit}}) {
         require(value > zero, std::string{name} + " = " + show(value) + " must be longer than 0s");
     }
     require(s.disconnect_grace >= zero, "PRESENCED_DISCONNECT_GRACE must not be negative");

@@ -1,0 +1,377 @@
+#include "server/app.hpp"
+
+#include "db/postgres_store.hpp"
+#include "db/schema.hpp"
+#include "server/listener.hpp"
+#include "server/node.hpp"
+#include "server/shard.hpp"
+
+#include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <openssl/rand.h>
+#include <spdlog/fmt/fmt.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <mutex>
+#include <numeric>
+#include <random>
+#include <sys/resource.h>
+#include <thread>
+#include <vector>
+
+namespace presenced::server {
+
+namespace {
+
+using namespace std::chrono_literals;
+using steady = std::chrono::steady_clock;
+
+// Descriptors that are not for WebSockets: database, listeners, HTTP requests under way.
+constexpr std::size_t reserved_descriptors = 256;
+
+constexpr auto longest_pause = 3s;            // between two looks for the database at start
+constexpr auto eviction_step = 50ms;          // clients are sent away in portions
+constexpr double evictions_per_second = 1000; // at least; more when the deadline asks for it
+constexpr auto last_releases = 2s;            // for the store, once the clients are gone
+
+std::string random_id() {
+    std::array<unsigned char, 4> bytes{};
+    RAND_bytes(bytes.data(), static_cast<int>(bytes.size()));
+    return fmt::format("{:02x}{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2], bytes[3]);
+}
+
+// Raises the limit to what the system allows and returns it.
+std::size_t raise_descriptor_limit() {
+    rlimit limit{};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    getrlimit(RLIMIT_NOFILE, &limit);
+    return limit.rlim_cur;
+}
+
+std::size_t connection_limit(config const& settings) {
+    auto const descriptors = raise_descriptor_limit();
+    auto const possible = descriptors > 2 * reserved_descriptors
+                              ? descriptors - reserved_descriptors
+                              : descriptors / 2;
+    if (settings.max_connections && *settings.max_connections > possible) {
+        spdlog::warn("app limit PRESENCED_MAX_CONNECTIONS={} is more than descriptors allow: "
+                     "descriptors={} connections={}; raise LimitNOFILE or ulimit -n",
+                     *settings.max_connections, descriptors, possible);
+    }
+    return std::min(settings.max_connections.value_or(possible), possible);
+}
+
+class app {
+public:
+    explicit app(config const& settings)
+        : settings_{settings}
+        , figures_{PRESENCED_VERSION, settings.node}
+        , node_{settings, figures_, connection_limit(settings)}
+        , shards_{make_shards()}
+        , listener_{context_, shards_}
+        , signals_{context_, SIGINT, SIGTERM}
+        , timer_{context_}
+        , monitor_{context_}
+        , boot_id_{random_id()} {}
+
+    int run();
+
+private:
+    std::vector<std::unique_ptr<shard>> make_shards() {
+        std::vector<std::unique_ptr<shard>> made;
+        for (unsigned i = 0; i < settings_.threads; ++i) {
+            made.push_back(std::make_unique<shard>(i, node_));
+        }
+        return made;
+    }
+
+    // Starting, on a thread of its own: the database may keep us waiting.
+    void find_database();
+    void on_schema(db::schema_facts facts);
+    void fail(std::string const& why, int code);
+
+    // Stopping.
+    void await_signal();
+    void leave();
+    void drain();
+    void send_away();
+    void finish(int code);
+
+    // While serving: clients of a node that is cut off are sent to other nodes.
+    void watch();
+
+    std::size_t standing() const {
+        return total([](shard const& s) { return s.standing(); });
+    }
+    std::size_t held() const {
+        return total([](shard const& s) { return s.held_leases(); });
+    }
+    template <class F>
+    std::size_t total(F f) const {
+        return std::accumulate(shards_.begin(), shards_.end(), std::size_t{0},
+                               [&](std::size_t sum, auto const& s) { return sum + f(*s); });
+    }
+    void evict(protocol::disconnect_reason why, std::size_t count) {
+        auto const each = count / shards_.size() + 1;
+        for (auto const& s : shards_) {
+            s->evict(why, each);
+        }
+    }
+
+    config const& settings_;
+    metrics figures_;
+    node node_;
+    asio::io_context context_{1};
+    std::vector<std::unique_ptr<shard>> shards_;
+    std::unique_ptr<db::store> store_;
+    listener listener_;
+    asio::signal_set signals_;
+    asio::steady_timer timer_;
+    asio::steady_timer monitor_;
+    std::string boot_id_;
+
+    std::thread finder_;
+    std::mutex finder_mutex_;
+    std::condition_variable finder_wake_;
+    bool finder_stopping_ = false;
+
+    int signals_seen_ = 0;
+    int cut_off_checks_ = 0;
+    steady::time_point left_at_{};
+    steady::time_point deadline_{};
+    std::size_t portion_ = 0;
+    int exit_code_ = 0;
+};
+
+int app::run() {
+    spdlog::info("app starting version={} node={} boot={} threads={} max_connections={} "
+                 "database_connections={}",
+                 PRESENCED_VERSION, settings_.node, boot_id_, settings_.threads, node_.door.limit(),
+                 settings_.transition_lanes() + 4);
+    std::string addresses;
+    for (auto const& bound : listener_.listen(settings_.listen)) {
+        addresses += (addresses.empty() ? "" : ",") + bound;
+    }
+    std::signal(SIGPIPE, SIG_IGN); // a peer that is gone is an error code, not a signal
+    await_signal();
+    for (auto const& s : shards_) {
+        s->start();
+    }
+    listener_.start();
+    spdlog::info("app listening addresses={} path={}", addresses, settings_.path);
+    finder_ = std::thread{[this] {
+        find_database();
+    }};
+    context_.run();
+
+    {
+        std::lock_guard const lock{finder_mutex_};
+        finder_stopping_ = true;
+    }
+    finder_wake_.notify_all();
+    finder_.join();
+    if (store_) {
+        auto const left = store_->stop(steady::now() + last_releases);
+        if (left > 0) {
+            spdlog::error("app stopped with leases left={}: they run out by themselves in {}", left,
+                          show_duration(node_.timings.stale_after));
+            exit_code_ = 1;
+        }
+    }
+    for (auto const& s : shards_) {
+        s->stop();
+    }
+    spdlog::info("app stopped exit={}", exit_code_);
+    return exit_code_;
+}
+
+// ---- Starting -------------------------------------------------------------------------------
+
+void app::find_database() {
+    auto pause = std::chrono::milliseconds{100};
+    std::string told;
+    std::minstd_rand random{std::random_device{}()};
+    for (;;) {
+        try {
+            auto const facts = db::check_schema(settings_.conninfo, PRESENCED_VERSION);
+            asio::post(context_, [this, facts] { on_schema(facts); });
+            return;
+        } catch (db::unreachable_error const& e) {
+            node_.set_start_problem(std::string{"database not reachable: "} + e.what());
+            if (told != e.what()) {
+                told = e.what();
+                spdlog::warn("app database not reachable, trying on why=\"{}\"", told);
+            }
+        } catch (db::schema_error const& e) {
+            asio::post(context_, [this, why = std::string{e.what()}] { fail(why, 1); });
+            return;
+        }
+        std::uniform_int_distribution<std::int64_t> jitter{pause.count() / 2, pause.count()};
+        std::unique_lock lock{finder_mutex_};
+        if (finder_wake_.wait_for(lock, std::chrono::milliseconds{jitter(random)},
+                                  [this] { return finder_stopping_; })) {
+            return;
+        }
+        pause = std::min<std::chrono::milliseconds>(2 * pause, longest_pause);
+    }
+}
+
+void app::on_schema(db::schema_facts facts) {
+    if (signals_seen_ > 0) {
+        return;
+    }
+    try {
+        node_.timings = settle_stale_after(settings_, facts.stale_after);
+    } catch (bad_setting const& e) {
+        fail(e.what(), 2);
+        return;
+    }
+    db::postgres_options options;
+    options.conninfo = settings_.conninfo;
+    options.node = settings_.node;
+    options.boot_id = boot_id_;
+    options.version = PRESENCED_VERSION;
+    options.timings = node_.timings;
+    options.keep_transitions = settings_.transitions_keep;
+    options.transition_lanes = settings_.transition_lanes();
+    store_ = db::make_postgres_store(std::move(options), figures_);
+    for (auto const& s : shards_) {
+        store_->subscribe_to_outages(*s);
+    }
+    node_.store.store(store_.get());
+    node_.phase.store(node_phase::serving);
+    spdlog::info("app serving schema={} stale_after={}", facts.version,
+                 show_duration(facts.stale_after));
+    watch();
+}
+
+void app::fail(std::string const& why, int code) {
+    spdlog::error("app cannot start: {}", why);
+    finish(code);
+}
+
+void app::watch() {
+    monitor_.expires_after(1s);
+    monitor_.async_wait([this](error_code ec) {
+        if (ec) {
+            return;
+        }
+        // Three looks in a row: after a stop of the whole process the first one says nothing.
+        auto const away = store_->health().unreachable_for;
+        cut_off_checks_ = away > node_.timings.unreachable_limit ? cut_off_checks_ + 1 : 0;
+        if (cut_off_checks_ >= 3 && standing() > 0) {
+            if (cut_off_checks_ == 3) {
+                spdlog::warn("app cut off from the database for {}: sending clients elsewhere "
+                             "connections={}",
+                             show_duration(away), standing());
+            }
+            evict(protocol::disconnect_reason::unavailable, standing() / 10 + 10);
+        }
+        watch();
+    });
+}
+
+// ---- Stopping -------------------------------------------------------------------------------
+
+void app::await_signal() {
+    signals_.async_wait([this](error_code ec, int number) {
+        if (ec) {
+            return;
+        }
+        auto const* name = number == SIGINT ? "SIGINT" : "SIGTERM";
+        if (++signals_seen_ == 1) {
+            spdlog::info("app stopping signal={} connections={} leases={}", name, standing(),
+                         held());
+            await_signal();
+            leave();
+        } else {
+            spdlog::warn("app stopping at once signal={}", name);
+            finish(1);
+        }
+    });
+}
+
+void app::leave() {
+    left_at_ = steady::now();
+    if (node_.phase.load() == node_phase::starting) {
+        finish(0);
+        return;
+    }
+    node_.phase.store(node_phase::leaving);
+    timer_.expires_after(settings_.drain_delay);
+    timer_.async_wait([this](error_code ec) {
+        if (!ec) {
+            drain();
+        }
+    });
+}
+
+void app::drain() {
+    node_.phase.store(node_phase::draining);
+    monitor_.cancel();
+    deadline_ = steady::now() + settings_.drain_timeout;
+    // The clients come back somewhere else: they are sent over half of the time there is, and no
+    // faster than need be.
+    auto const half = std::chrono::duration<double>(settings_.drain_timeout) / 2;
+    auto const rate = std::max(evictions_per_second,
+                               static_cast<double>(standing()) / std::max(half.count(), 0.1));
+    portion_ =
+        static_cast<std::size_t>(rate * std::chrono::duration<double>(eviction_step).count()) + 1;
+    send_away();
+}
+
+void app::send_away() {
+    if (standing() == 0 && held() == 0) {
+        auto const took =
+            std::chrono::duration_cast<std::chrono::milliseconds>(steady::now() - left_at_);
+        spdlog::info("app drained took={}", show_duration(took));
+        finish(0);
+        return;
+    }
+    if (steady::now() >= deadline_) {
+        spdlog::error("app drain deadline connections={} leases={}", standing(), held());
+        finish(1);
+        return;
+    }
+    evict(protocol::disconnect_reason::server_restart, portion_);
+    timer_.expires_after(eviction_step);
+    timer_.async_wait([this](error_code ec) {
+        if (!ec) {
+            send_away();
+        }
+    });
+}
+
+void app::finish(int code) {
+    if (code != 0 && held() > 0) {
+        spdlog::error("app leaves leases={}: they run out by themselves within {}", held(),
+                      show_duration(node_.timings.stale_after + node_.timings.sweep));
+    }
+    exit_code_ = code;
+    listener_.stop();
+    signals_.cancel();
+    timer_.cancel();
+    monitor_.cancel();
+    context_.stop();
+}
+
+} // namespace
+
+int serve(config const& settings) {
+    try {
+        return app{settings}.run();
+    } catch (std::exception const& e) {
+        spdlog::error("app cannot start: {}", e.what());
+        return 1;
+    }
+}
+
+} // namespace presenced::server

@@ -1,0 +1,466 @@
+#include "server/cable_connection.hpp"
+
+#include "protocol/codec.hpp"
+#include "server/shard.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+#include <variant>
+
+namespace presenced::server {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+// A subscribe that the database has not answered for this long is sent elsewhere, unless the
+// connection holds a lease that is worth more.
+constexpr auto subscribe_limit = 8s;
+// How long a full store is left alone before the same acquire is asked for again.
+constexpr auto store_full_pause = 1s;
+// How long the closing handshake may take before the socket is dropped.
+constexpr auto closing_limit = 5s;
+// Commands that one connection may send in one second before it is read more slowly: one that
+// floods must not take its neighbours' time.
+constexpr std::uint32_t commands_per_second = 500;
+
+frame shared_text(std::string_view text) {
+    return std::make_shared<std::string const>(text);
+}
+
+// Encoded once for everybody.
+frame const& welcome() {
+    static frame const f = shared_text(protocol::encode_welcome());
+    return f;
+}
+
+frame const& goodbye(protocol::disconnect_reason why) {
+    static auto const all = [] {
+        std::array<frame, protocol::all_disconnect_reasons.size()> frames;
+        for (auto const reason : protocol::all_disconnect_reasons) {
+            frames[static_cast<std::size_t>(reason)] =
+                shared_text(protocol::encode_disconnect(reason));
+        }
+        return frames;
+    }();
+    return all[static_cast<std::size_t>(why)];
+}
+
+} // namespace
+
+cable_connection::cable_connection(shard& home, std::shared_ptr<websocket> socket,
+                                   cable_facts facts)
+    : shard_{home}
+    , socket_{std::move(socket)}
+    , facts_{std::move(facts)} {}
+
+cable_connection::~cable_connection() = default;
+
+void cable_connection::begin() {
+    auto const now = wheel::clock::now();
+    evidence_ = now;
+    // The handshake has the peer's time-out, too.
+    shard_.timers().schedule(*this, now + shard_.shared().timings.peer_timeout);
+    socket_->start(*this);
+}
+
+// ---- The socket's events --------------------------------------------------------------------
+
+void cable_connection::on_open() {
+    open_ = true;
+    counted_ = true;
+    auto const now = wheel::clock::now();
+    evidence_ = now;
+    auto& shared = shard_.shared();
+    shared.figures.connection_opened();
+    if (!facts_.authorized) {
+        end(protocol::disconnect_reason::unauthorized);
+        return;
+    }
+    spdlog::debug("cable opened conn={} address={} owner={}", facts_.number,
+                  facts_.ticket.address(), facts_.owner);
+    send(welcome());
+    // Each connection pings at its own moment, or all of them would at once.
+    auto const phase = [&](std::chrono::milliseconds interval) {
+        std::uniform_int_distribution<std::int64_t> pick{0, interval.count()};
+        return std::chrono::milliseconds{pick(shard_.random())};
+    };
+    next_ping_ = now + phase(shared.timings.ping);
+    next_native_ping_ = now + phase(shared.timings.native_ping());
+    // A node that began to drain while this client was on its way in.
+    if (shared.phase.load() == node_phase::draining) {
+        end(protocol::disconnect_reason::server_restart);
+        return;
+    }
+    reschedule();
+}
+
+void cable_connection::on_text(std::string_view text) {
+    note_evidence();
+    if (ending_) {
+        return;
+    }
+    hold_back(wheel::clock::now());
+    auto decoded = protocol::decode_frame(text);
+    if (!decoded) {
+        bad_frame(protocol::to_string(decoded.error()));
+        return;
+    }
+    std::visit([this](auto& c) { on_command(c); }, *decoded);
+}
+
+void cable_connection::on_binary() {
+    note_evidence();
+    if (!ending_) {
+        hold_back(wheel::clock::now());
+        bad_frame(protocol::to_string(protocol::frame_error::binary));
+    }
+}
+
+void cable_connection::on_control() {
+    note_evidence();
+}
+
+void cable_connection::on_closing() {
+    // The release starts now and not after the handshake, which is the peer's to finish.
+    if (!std::exchange(ending_, true)) {
+        give_up_all(presence::release_reason::disconnected, false);
+        close_by_ = wheel::clock::now() + closing_limit;
+        reschedule();
+    }
+}
+
+void cable_connection::on_sent() {
+    sending_ = false;
+    if (outbox_.front().get() == unsent_ping_) {
+        unsent_ping_ = nullptr;
+    }
+    outbox_.pop();
+    flush();
+}
+
+void cable_connection::on_end(socket_end how) {
+    if (!std::exchange(ending_, true)) {
+        give_up_all(presence::release_reason::disconnected, how == socket_end::lost);
+    }
+    if (counted_) {
+        auto& figures = shard_.shared().figures;
+        if (reason_) {
+            figures.connection_ended(*reason_);
+        } else {
+            figures.connection_ended(how == socket_end::closed ? quiet_end::client_closed
+                                     : how == socket_end::lost ? quiet_end::lost
+                                                               : quiet_end::protocol_error);
+        }
+        spdlog::debug("cable closed conn={} reason={}", facts_.number,
+                      reason_ ? protocol::to_string(*reason_) : std::string_view{"client"});
+    }
+    shard_.remove(*this); // destroys this object
+}
+
+// ---- Commands -------------------------------------------------------------------------------
+
+void cable_connection::on_command(protocol::subscribe_command& c) {
+    // Clients send it again every 500 ms until it is confirmed; one row, one confirmation.
+    if (find(c.identifier) != nullptr) {
+        return;
+    }
+    auto const& settings = shard_.shared().settings;
+    auto params = protocol::parse_identifier(c.identifier, settings.channels);
+    if (!params) {
+        reject(c.identifier, protocol::to_string(params.error()));
+        return;
+    }
+    if (subscriptions_.size() >= settings.max_subscriptions) {
+        reject(c.identifier, protocol::to_string(protocol::reject_cause::too_many_subscriptions));
+        return;
+    }
+    subscriptions_.push_back(&shard_.subscribe(*this, params->agent_id, facts_.owner,
+                                               std::move(params->session_id),
+                                               std::move(c.identifier)));
+    reschedule();
+}
+
+void cable_connection::on_command(protocol::unsubscribe_command& c) {
+    if (auto* s = find(c.identifier)) {
+        spdlog::debug("cable unsubscribed conn={} agent={}", facts_.number, s->agent);
+        forget(*s);
+        shard_.give_up(*s, presence::release_reason::unsubscribed);
+    }
+}
+
+void cable_connection::on_command(protocol::message_command& c) {
+    // The channel has no actions.
+    bad_frame(find(c.identifier) == nullptr ? "unknown_identifier" : "unknown_action");
+}
+
+void cable_connection::bad_frame(std::string_view cause) {
+    shard_.shared().figures.bad_frame(cause);
+    // One line a second for all of them: a client can send thousands.
+    static thread_local std::int64_t logged = 0;
+    auto const second =
+        std::chrono::duration_cast<std::chrono::seconds>(wheel::clock::now().time_since_epoch())
+            .count();
+    if (std::exchange(logged, second) != second) {
+        spdlog::warn("cable bad frame ignored conn={} address={} cause={}", facts_.number,
+                     facts_.ticket.address(), cause);
+    }
+}
+
+void cable_connection::reject(std::string_view identifier, std::string_view cause) {
+    shard_.shared().figures.rejected(cause);
+    spdlog::debug("cable rejected conn={} cause={}", facts_.number, cause);
+    send(protocol::encode_reject(identifier));
+}
+
+// ---- The database's answers -------------------------------------------------------------------
+
+void cable_connection::on_confirmed(subscription& s) {
+    spdlog::debug("cable subscribed conn={} agent={}", facts_.number, s.agent);
+    shard_.shared().figures.subscribed(wheel::clock::now() - s.asked_at);
+    send(protocol::encode_confirm(s.identifier));
+    reschedule();
+}
+
+void cable_connection::on_rejected(subscription& s) {
+    forget(s);
+    reject(s.identifier, "refused");
+}
+
+void cable_connection::on_lease_lost(subscription& s) {
+    spdlog::warn("cable lease lost conn={} agent={}: its row was removed by somebody else",
+                 facts_.number, s.agent);
+    forget(s);
+    end(protocol::disconnect_reason::lease_lost);
+}
+
+void cable_connection::on_no_room(subscription& s) {
+    if (!holds_confirmed()) {
+        end(protocol::disconnect_reason::unavailable);
+        return;
+    }
+    s.unsent = true;
+    reschedule();
+}
+
+void cable_connection::on_database_back() {
+    if (!ending_ && open_) {
+        // Spread over a second, so that the database is not met by all of them at once.
+        std::uniform_int_distribution<int> pick{0, 1000};
+        shard_.timers().schedule(*this, wheel::clock::now() +
+                                            std::chrono::milliseconds{pick(shard_.random())});
+    }
+}
+
+// ---- Time -----------------------------------------------------------------------------------
+
+void cable_connection::note_evidence() {
+    evidence_ = wheel::clock::now();
+    if (overdue_ && !ending_) {
+        renew_due(evidence_);
+        reschedule();
+    }
+}
+
+void cable_connection::renew_due(time_point now) {
+    overdue_ = false;
+    for (auto* s : subscriptions_) {
+        if (s->lease.renewal_due() <= now && !shard_.renew(*s, now, evidence_)) {
+            overdue_ = true;
+        }
+    }
+}
+
+// Reading pauses for the rest of the second once a connection has used its share; what it sent
+// waits in the kernel, and so does the client, in the end.
+void cable_connection::hold_back(time_point now) {
+    if (now - budget_since_ >= 1s) {
+        budget_since_ = now;
+        budget_used_ = 0;
+    }
+    if (++budget_used_ == commands_per_second) {
+        shard_.shared().figures.limited("commands");
+        socket_->pause();
+        resume_at_ = budget_since_ + 1s;
+        reschedule();
+    }
+}
+
+void cable_connection::on_deadline(time_point now) {
+    auto const& timings = shard_.shared().timings;
+    if (now >= resume_at_) {
+        // Whoever is held back is there: what it sent waits in the kernel.
+        resume_at_ = time_point::max();
+        evidence_ = now;
+        socket_->resume();
+    }
+    if (ending_ || !open_) {
+        if (!open_ || now >= close_by_) {
+            ending_ = true;
+            socket_->drop();
+            return;
+        }
+        reschedule();
+        return;
+    }
+    // Whatever this thread slept through may have kept the peer's answers from being read.
+    auto const heard = std::max(evidence_, shard_.timers().thawed_at());
+    if (now - heard >= timings.peer_timeout) {
+        spdlog::info("cable peer silent conn={} address={} seconds={}", facts_.number,
+                     facts_.ticket.address(),
+                     std::chrono::duration_cast<std::chrono::seconds>(now - evidence_).count());
+        end(protocol::disconnect_reason::no_pong);
+        return;
+    }
+    if (facts_.expires_at && now >= *facts_.expires_at) {
+        end(protocol::disconnect_reason::token_expired);
+        return;
+    }
+    for (auto* s : subscriptions_) {
+        if (s->lease.state() != presence::lease_state::acquiring) {
+            continue;
+        }
+        if (now - s->asked_at >= subscribe_limit && !holds_confirmed()) {
+            end(protocol::disconnect_reason::unavailable);
+            return;
+        }
+        if (s->unsent) {
+            auto params =
+                protocol::parse_identifier(s->identifier, shard_.shared().settings.channels);
+            shard_.retry(*s, facts_.owner, std::move(params->session_id));
+        }
+    }
+    if (now >= next_native_ping_) {
+        next_native_ping_ = now + timings.native_ping();
+        socket_->ping();
+    }
+    if (now >= next_ping_) {
+        next_ping_ += timings.ping;
+        if (next_ping_ <= now) {
+            next_ping_ = now + timings.ping;
+        }
+        // Not behind an unsent one: a client that does not read gets no pile of them.
+        if (unsent_ping_ == nullptr) {
+            unsent_ping_ = shard_.ping_frame().get();
+            send(shard_.ping_frame());
+        }
+    }
+    renew_due(now);
+    if (!ending_) {
+        reschedule();
+    }
+}
+
+cable_connection::time_point cable_connection::next_deadline() const {
+    auto next = resume_at_;
+    if (ending_) {
+        return std::min(next, close_by_);
+    }
+    auto const& timings = shard_.shared().timings;
+    auto const heard = std::max(evidence_, shard_.timers().thawed_at());
+    next = std::min({next, next_ping_, next_native_ping_, heard + timings.peer_timeout});
+    if (facts_.expires_at) {
+        next = std::min(next, *facts_.expires_at);
+    }
+    for (auto const* s : subscriptions_) {
+        if (s->lease.state() == presence::lease_state::acquiring) {
+            auto const limit = s->asked_at + subscribe_limit;
+            // Past the limit it waits on, for what the connection holds already.
+            next = std::min(next, s->unsent || limit <= wheel::clock::now()
+                                      ? wheel::clock::now() + store_full_pause
+                                      : limit);
+        } else if (!overdue_) {
+            next = std::min(next, s->lease.renewal_due());
+        }
+    }
+    return next;
+}
+
+void cable_connection::reschedule() {
+    if (open_) {
+        shard_.timers().schedule(*this, next_deadline());
+    }
+}
+
+// ---- Leases ---------------------------------------------------------------------------------
+
+bool cable_connection::holds_confirmed() const {
+    return std::any_of(subscriptions_.begin(), subscriptions_.end(),
+                       [](auto const* s) { return s->lease.is_live(); });
+}
+
+subscription* cable_connection::find(std::string_view identifier) const {
+    for (auto* s : subscriptions_) {
+        if (s->identifier == identifier) {
+            return s;
+        }
+    }
+    return nullptr;
+}
+
+void cable_connection::forget(subscription& s) {
+    std::erase(subscriptions_, &s);
+}
+
+void cable_connection::give_up_all(presence::release_reason why, bool with_grace) {
+    auto const grace = shard_.shared().timings.disconnect_grace.count() > 0 && with_grace &&
+                       shard_.shared().phase.load() != node_phase::draining;
+    for (auto* s : std::exchange(subscriptions_, {})) {
+        if (grace && s->lease.is_live()) {
+            shard_.linger(*s);
+        } else {
+            shard_.give_up(*s, why);
+        }
+    }
+}
+
+// ---- Sending --------------------------------------------------------------------------------
+
+void cable_connection::send(frame f) {
+    if (ending_) {
+        return;
+    }
+    if (!outbox_.push(std::move(f))) {
+        shard_.shared().figures.outbox_overflowed();
+        end(protocol::disconnect_reason::too_slow);
+        return;
+    }
+    flush();
+}
+
+void cable_connection::flush() {
+    if (sending_ || !open_) {
+        return;
+    }
+    if (!outbox_.empty()) {
+        sending_ = true;
+        socket_->send(outbox_.front());
+    } else if (ending_ && reason_) {
+        socket_->close();
+    }
+}
+
+void cable_connection::end(protocol::disconnect_reason why) {
+    if (std::exchange(ending_, true)) {
+        return;
+    }
+    reason_ = why;
+    give_up_all(presence::release_reason::disconnected, false);
+    close_by_ = wheel::clock::now() + closing_limit;
+    if (!open_) {
+        return;
+    }
+    if (sending_) {
+        outbox_.keep_front_only();
+    } else {
+        outbox_ = {};
+    }
+    outbox_.push_last(goodbye(why));
+    shard_.timers().schedule(*this, close_by_);
+    flush();
+}
+
+} // namespace presenced::server

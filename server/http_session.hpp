@@ -1,0 +1,33 @@
+// One connection as long as it speaks HTTP: /healthz, /readyz, /metrics, and the upgrade to /cable.
+// Everything on its shard's thread.
+#pragma once
+
+#include "db/store.hpp"
+#include "server/net.hpp"
+
+#include <list>
+#include <memory>
+
+namespace presenced::server {
+
+class shard;
+
+class http_session {
+public:
+    virtual ~http_session() = default;
+
+    // The answer to shard::authenticate().
+    virtual void on_token(db::token_answer const& answer) = 0;
+    // Closes the socket.
+    virtual void drop() = 0;
+    // No request has begun, or its headers have not all come.
+    virtual bool is_idle() const = 0;
+
+    // Where the shard keeps it, oldest first.
+    std::list<http_session*>::iterator place;
+};
+
+// Serves the socket; keeps itself alive until it is closed or has become a WebSocket.
+void start_http(shard& home, tcp_socket socket);
+
+} // namespace presenced::server

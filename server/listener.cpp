@@ -1,0 +1,135 @@
+#include "server/listener.hpp"
+
+#include "server/shard.hpp"
+
+#include <boost/asio/error.hpp>
+#include <boost/asio/ip/v6_only.hpp>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace presenced::server {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr int backlog = 4096; // a reconnect storm arrives at once; the kernel may cap it
+constexpr auto pause_after_error = 20ms;
+// HTTP connections to close when descriptors run out, so that /healthz still gets through.
+constexpr std::size_t closed_under_pressure = 64;
+
+bool is_family_missing(error_code ec) {
+    return ec == asio::error::address_family_not_supported ||
+           ec == boost::system::errc::address_not_available;
+}
+
+} // namespace
+
+listener::listener(asio::io_context& context, std::span<std::unique_ptr<shard> const> shards)
+    : context_{context}
+    , shards_{shards} {}
+
+std::vector<std::string> listener::listen(std::span<endpoint const> where) {
+    std::vector<std::string> bound;
+    error_code last;
+    for (auto const& e : where) {
+        auto const fail = [&](error_code ec) {
+            throw std::runtime_error{
+                "cannot listen on " + to_string(e) + ": " + ec.message() +
+                (ec == asio::error::address_in_use
+                     ? "; end what uses this port (perhaps another presenced) or set "
+                       "PRESENCED_LISTEN to another one"
+                     : "; set PRESENCED_LISTEN to an address of this machine")};
+        };
+        auto const address = asio::ip::make_address(e.address);
+        tcp::endpoint const local{address, e.port};
+        auto d = std::make_unique<door>(
+            door{acceptor{context_.get_executor()}, asio::steady_timer{context_}});
+        error_code ec;
+        d->socket.open(local.protocol(), ec);
+        if (!ec && address.is_v6()) {
+            // So that 0.0.0.0 and [::] can stand side by side.
+            d->socket.set_option(asio::ip::v6_only{true}, ec);
+        }
+        if (!ec) {
+            // SO_REUSEADDR: a restart need not wait for old connections. Never SO_REUSEPORT: a
+            // second process could bind the port unnoticed and take half of the clients.
+            d->socket.set_option(acceptor::reuse_address{true}, ec);
+        }
+        if (!ec) {
+            d->socket.bind(local, ec);
+        }
+        if (!ec) {
+            d->socket.listen(backlog, ec);
+        }
+        if (is_family_missing(ec) && where.size() > 1) {
+            spdlog::info("listener address passed over address={} why=\"{}\"", to_string(e),
+                         ec.message());
+            last = ec;
+            continue;
+        }
+        if (ec) {
+            fail(ec);
+        }
+        auto const port = d->socket.local_endpoint().port();
+        bound.push_back(to_string(endpoint{e.address, port}));
+        doors_.push_back(std::move(d));
+    }
+    if (doors_.empty()) {
+        throw std::runtime_error{"cannot listen on any address: " + last.message() +
+                                 "; set PRESENCED_LISTEN to an address of this machine"};
+    }
+    return bound;
+}
+
+void listener::start() {
+    for (auto& d : doors_) {
+        accept(*d);
+    }
+}
+
+void listener::stop() {
+    for (auto& d : doors_) {
+        error_code ignored; // nothing is accepted any more either way
+        d->socket.close(ignored);
+        d->pause.cancel();
+    }
+}
+
+void listener::accept(door& d) {
+    auto& home = least_loaded();
+    d.socket.async_accept(home.context(), [this, &d, &home](error_code ec, tcp_socket socket) {
+        if (!ec) {
+            home.adopt(std::move(socket));
+            accept(d);
+            return;
+        }
+        if (ec == asio::error::operation_aborted) {
+            return;
+        }
+        // Descriptors or memory ran out (or the peer was gone at once). The connection waits in
+        // the backlog; trying again at once would only burn the processor.
+        if (ec == asio::error::no_descriptors ||
+            ec == boost::system::errc::too_many_files_open_in_system) {
+            home.shared().figures.limited("descriptors");
+            for (auto const& s : shards_) {
+                s->close_idle_http(closed_under_pressure);
+            }
+        }
+        d.pause.expires_after(pause_after_error);
+        d.pause.async_wait([this, &d](error_code cancelled) {
+            if (!cancelled) {
+                accept(d);
+            }
+        });
+    });
+}
+
+shard& listener::least_loaded() const {
+    return **std::min_element(shards_.begin(), shards_.end(),
+                              [](auto const& a, auto const& b) { return a->load() < b->load(); });
+}
+
+} // namespace presenced::server

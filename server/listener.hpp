@@ -1,0 +1,47 @@
+// Accepts connections and hands each to the shard with the fewest.
+// Runs on the app's own io_context; not thread-safe.
+#pragma once
+
+#include "server/config.hpp"
+#include "server/net.hpp"
+
+#include <boost/asio/basic_socket_acceptor.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace presenced::server {
+
+class shard;
+
+class listener {
+public:
+    listener(asio::io_context& context, std::span<std::unique_ptr<shard> const> shards);
+
+    // Binds every address, or throws std::runtime_error with a line that names the address and the
+    // cure. An address of a family that this machine lacks is passed over, unless it is the only
+    // one. Returns where it listens.
+    std::vector<std::string> listen(std::span<endpoint const> where);
+
+    void start();
+    void stop();
+
+private:
+    using acceptor = asio::basic_socket_acceptor<tcp, executor>;
+    struct door {
+        acceptor socket;
+        asio::steady_timer pause; // after an error
+    };
+
+    void accept(door& d);
+    shard& least_loaded() const;
+
+    asio::io_context& context_;
+    std::span<std::unique_ptr<shard> const> shards_;
+    std::vector<std::unique_ptr<door>> doors_;
+};
+
+} // namespace presenced::server

@@ -1,0 +1,198 @@
+#include "server/websocket_factory.hpp"
+
+#include <boost/asio/bind_executor.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http/field.hpp>
+#include <boost/beast/websocket/error.hpp>
+#include <boost/beast/websocket/stream.hpp>
+
+#include <optional>
+#include <utility>
+
+namespace presenced::server {
+
+namespace {
+
+namespace beast = boost::beast;
+namespace ws = beast::websocket;
+
+// Spec of the wire: at most 64 KiB a message; over it Beast closes with 1009.
+constexpr std::size_t max_message_bytes = 64 * 1024;
+
+// No compression: it costs 99 KiB a connection after the first message.
+using stream = ws::stream<tcp_socket, false>;
+
+class beast_websocket final : public websocket,
+                              public std::enable_shared_from_this<beast_websocket> {
+public:
+    beast_websocket(tcp_socket socket, http_request request, std::string_view subprotocol)
+        : stream_{std::move(socket)}
+        , request_{std::make_unique<http_request>(std::move(request))} {
+        stream_.set_option(ws::stream_base::decorator{[subprotocol](ws::response_type& answer) {
+            answer.set(beast::http::field::server, "presenced");
+            if (!subprotocol.empty()) {
+                answer.set(beast::http::field::sec_websocket_protocol,
+                           beast::string_view{subprotocol.data(), subprotocol.size()});
+            }
+        }});
+        // Deadlines and pings are the wheel's.
+        stream_.set_option(
+            ws::stream_base::timeout{ws::stream_base::none(), ws::stream_base::none(), false});
+        stream_.read_message_max(max_message_bytes);
+        stream_.auto_fragment(false);
+        stream_.text(true);
+    }
+
+    void start(websocket_owner& owner) override {
+        owner_ = &owner;
+        stream_.async_accept(*request_,
+                             [self = shared_from_this()](error_code ec) { self->on_accept(ec); });
+    }
+
+    void send(frame f) override {
+        sending_ = std::move(f);
+        stream_.async_write(asio::buffer(*sending_),
+                            [self = shared_from_this()](error_code ec, std::size_t) {
+                                self->sending_.reset();
+                                if (ec) {
+                                    self->fail(ec);
+                                } else if (self->owner_ != nullptr) {
+                                    self->owner_->on_sent();
+                                }
+                            });
+    }
+
+    void ping() override {
+        if (std::exchange(pinging_, true)) {
+            return;
+        }
+        stream_.async_ping({}, [self = shared_from_this()](error_code ec) {
+            self->pinging_ = false;
+            if (ec) {
+                self->fail(ec);
+            }
+        });
+    }
+
+    void pause() override { paused_ = true; }
+
+    void resume() override {
+        if (std::exchange(paused_, false) && !reading_ && owner_ != nullptr) {
+            read();
+        }
+    }
+
+    void close() override {
+        if (std::exchange(closing_, true)) {
+            return;
+        }
+        // The handshake needs the peer's close frame to be read.
+        resume();
+        stream_.async_close(ws::close_code::normal, [self = shared_from_this()](error_code ec) {
+            self->fail(ec ? ec : error_code{ws::error::closed});
+        });
+    }
+
+    void drop() override {
+        error_code ignored; // it is being thrown away
+        stream_.next_layer().close(ignored);
+        if (!reading_) {
+            // No read will report the end.
+            asio::post(stream_.get_executor(),
+                       [self = shared_from_this()] { self->fail(asio::error::operation_aborted); });
+        }
+    }
+
+private:
+    void on_accept(error_code ec) {
+        request_.reset();
+        stream_.set_option(ws::stream_base::decorator{[](ws::response_type&) {
+        }});
+        if (ec) {
+            fail(ec);
+            return;
+        }
+        stream_.control_callback([this](ws::frame_type kind, beast::string_view) {
+            if (owner_ == nullptr) {
+                return;
+            }
+            if (kind == ws::frame_type::close) {
+                owner_->on_closing();
+            } else {
+                owner_->on_control();
+            }
+        });
+        owner_->on_open();
+        if (owner_ != nullptr) {
+            read();
+        }
+    }
+
+    void read() {
+        reading_ = true;
+        stream_.async_read(buffer_, [self = shared_from_this()](error_code ec, std::size_t) {
+            self->on_read(ec);
+        });
+    }
+
+    void on_read(error_code ec) {
+        reading_ = false;
+        if (ec) {
+            fail(ec);
+            return;
+        }
+        if (owner_ == nullptr) {
+            return;
+        }
+        if (stream_.got_text()) {
+            auto const data = buffer_.cdata();
+            owner_->on_text({static_cast<char const*>(data.data()), data.size()});
+        } else {
+            owner_->on_binary();
+        }
+        // A message of the usual size leaves its memory for the next; a large one does not.
+        buffer_.consume(buffer_.size());
+        if (buffer_.capacity() > 4096) {
+            buffer_.shrink_to_fit();
+        }
+        if (owner_ != nullptr && !paused_) {
+            read();
+        }
+    }
+
+    // The first error wins; the owner hears of the end once.
+    void fail(error_code ec) {
+        auto* owner = std::exchange(owner_, nullptr);
+        if (owner == nullptr) {
+            return;
+        }
+        error_code ignored; // the end is decided already
+        stream_.next_layer().close(ignored);
+        auto how = socket_end::lost;
+        if (ec == ws::error::closed) {
+            how = socket_end::closed;
+        } else if (ec == ws::error::message_too_big || ec == ws::condition::protocol_violation) {
+            how = socket_end::violated;
+        }
+        owner->on_end(how);
+    }
+
+    stream stream_;
+    std::unique_ptr<http_request> request_; // until the handshake is through
+    websocket_owner* owner_ = nullptr;
+    beast::flat_buffer buffer_;
+    frame sending_;
+    bool reading_ = false;
+    bool paused_ = false;
+    bool pinging_ = false;
+    bool closing_ = false;
+};
+
+} // namespace
+
+std::shared_ptr<websocket> make_websocket(tcp_socket socket, http_request request,
+                                          std::string_view subprotocol) {
+    return std::make_shared<beast_websocket>(std::move(socket), std::move(request), subprotocol);
+}
+
+} // namespace presenced::server

@@ -1,0 +1,58 @@
+// The WebSocket of one connection (RFC 6455), with Beast kept behind it.
+// Everything on its shard's thread.
+#pragma once
+
+#include "server/outbox.hpp"
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+namespace presenced::server {
+
+// How a WebSocket came to its end.
+enum class socket_end : std::uint8_t {
+    closed,   // with a close frame, either side first
+    lost,     // without one: reset, end of file, time-out
+    violated, // the peer broke the protocol, or sent a message too long; it was told why
+};
+
+class websocket_owner {
+public:
+    virtual void on_open() = 0;
+    // A whole message; `text` is valid during the call only.
+    virtual void on_text(std::string_view text) = 0;
+    virtual void on_binary() = 0;
+    // A ping or pong: with messages, the evidence that somebody is there.
+    virtual void on_control() = 0;
+    // The peer's close frame has come; on_end() follows once the handshake is through.
+    virtual void on_closing() = 0;
+    // What send() was given is with the kernel; the next may be sent.
+    virtual void on_sent() = 0;
+    // The last call ever made; the owner may destroy itself in it.
+    virtual void on_end(socket_end how) = 0;
+
+protected:
+    ~websocket_owner() = default;
+};
+
+class websocket {
+public:
+    virtual ~websocket() = default;
+
+    // Answers the upgrade; on_open() or on_end() follows.
+    virtual void start(websocket_owner& owner) = 0;
+    // Sends one text message. One at a time: not again before on_sent().
+    virtual void send(frame f) = 0;
+    // Sends a WebSocket ping, unless the last one is still unsent.
+    virtual void ping() = 0;
+    // Stops reading until resume(): the kernel's buffers fill up and the peer has to wait.
+    virtual void pause() = 0;
+    virtual void resume() = 0;
+    // Starts the closing handshake; on_end() follows. Not while a message is being sent.
+    virtual void close() = 0;
+    // Ends it at once; on_end() follows.
+    virtual void drop() = 0;
+};
+
+} // namespace presenced::server

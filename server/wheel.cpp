@@ -1,0 +1,112 @@
+#include "server/wheel.hpp"
+
+#include <utility>
+
+namespace presenced::server {
+
+namespace {
+
+// More than any regular interval at the default granularity; what lies further waits here and is
+// put back when its slot comes around.
+constexpr std::size_t slot_count = 1024;
+
+// A turn later than this many granularities means that the process did not run.
+constexpr int stall = 40;
+
+} // namespace
+
+void wheel::entry::unlink() {
+    if (link_ != nullptr) {
+        *link_ = next_;
+        if (next_ != nullptr) {
+            next_->link_ = link_;
+        }
+        link_ = nullptr;
+        next_ = nullptr;
+    }
+}
+
+wheel::wheel(asio::io_context& context, clock::duration granularity)
+    : timer_{context.get_executor()}
+    , granularity_{granularity}
+    , start_{clock::now()}
+    , turned_at_{start_}
+    , slots_(slot_count, nullptr) {}
+
+void wheel::start() {
+    arm();
+}
+
+void wheel::stop() {
+    timer_.cancel();
+    for (auto& head : slots_) {
+        while (head != nullptr) {
+            head->unlink();
+        }
+    }
+}
+
+std::size_t wheel::slot_of(clock::time_point t) const {
+    // Rounded up: a deadline is never met early.
+    auto const since = t - start_;
+    return since <= clock::duration::zero()
+               ? 0
+               : static_cast<std::size_t>((since + granularity_ - clock::duration{1}) /
+                                          granularity_);
+}
+
+void wheel::schedule(entry& e, clock::time_point deadline) {
+    e.unlink();
+    e.deadline_ = deadline;
+    auto slot = slot_of(deadline);
+    if (slot < position_) {
+        slot = position_;
+    } else if (slot >= position_ + slot_count) {
+        slot = position_ + slot_count - 1;
+    }
+    auto& head = slots_[slot % slot_count];
+    e.next_ = head;
+    e.link_ = &head;
+    if (head != nullptr) {
+        head->link_ = &e.next_;
+    }
+    head = &e;
+}
+
+void wheel::arm() {
+    timer_.expires_at(start_ + granularity_ * static_cast<clock::rep>(position_));
+    timer_.async_wait([this](error_code ec) {
+        if (!ec) {
+            turn();
+        }
+    });
+}
+
+void wheel::turn() {
+    auto const now = clock::now();
+    if (now - turned_at_ > stall * granularity_) {
+        thawed_at_ = now;
+    }
+    turned_at_ = now;
+    auto const until = static_cast<std::size_t>((now - start_) / granularity_);
+    while (position_ <= until) {
+        // Taken off the wheel first: what fires may schedule itself into this slot again.
+        entry* due = std::exchange(slots_[position_ % slot_count], nullptr);
+        ++position_;
+        if (due != nullptr) {
+            due->link_ = &due;
+        }
+        while (due != nullptr) {
+            entry& e = *due;
+            e.unlink();
+            if (e.deadline_ > now) {
+                schedule(e, e.deadline_);
+            } else {
+                e.on_deadline(now);
+            }
+        }
+    }
+    arm();
+}
+
+} // namespace presenced::server

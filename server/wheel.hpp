@@ -1,0 +1,69 @@
+// A timer wheel: one steady_timer wakes a shard for all the deadlines of all its connections.
+// Deadlines are met up to one granularity late, never early.
+// Not thread-safe: everything on the shard's thread.
+#pragma once
+
+#include "server/net.hpp"
+
+#include <boost/asio/steady_timer.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <vector>
+
+namespace presenced::server {
+
+class wheel {
+public:
+    using clock = std::chrono::steady_clock;
+
+    // Something with one deadline at a time. Unschedules itself when destroyed.
+    class entry {
+    public:
+        entry() = default;
+        entry(entry const&) = delete;
+        entry& operator=(entry const&) = delete;
+
+    protected:
+        ~entry() { unlink(); }
+
+    private:
+        friend class wheel;
+        // The deadline has come. May schedule again, may destroy entries, this one included.
+        virtual void on_deadline(clock::time_point now) = 0;
+        void unlink();
+
+        entry* next_ = nullptr;
+        entry** link_ = nullptr; // what points to this one; null when not scheduled
+        clock::time_point deadline_{};
+    };
+
+    wheel(asio::io_context& context, clock::duration granularity);
+
+    void start();
+    // Nothing fires after this.
+    void stop();
+
+    // Sets or moves the deadline.
+    void schedule(entry& e, clock::time_point deadline);
+    void cancel(entry& e) { e.unlink(); }
+
+    // When this thread last was away for long (stopped, swapped out, starved): whoever judges a
+    // peer's silence has to count from here, for its answers may still wait in the socket.
+    clock::time_point thawed_at() const { return thawed_at_; }
+
+private:
+    void arm();
+    void turn();
+    std::size_t slot_of(clock::time_point t) const;
+
+    asio::basic_waitable_timer<clock, asio::wait_traits<clock>, executor> timer_;
+    clock::duration granularity_;
+    clock::time_point start_;
+    clock::time_point turned_at_;
+    clock::time_point thawed_at_{};
+    std::size_t position_ = 0; // slots before this one have been fired
+    std::vector<entry*> slots_;
+};
+
+} // namespace presenced::server
