@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Checks who includes whom: data flows server -> protocol, presence, db; db -> presence.
+
+Folder = library = namespace. What a folder may include, of ours and of others', is written below;
+anything else is an error. Run from the top of the checkout.
+"""
+import re
+import subprocess
+import sys
+
+OURS = {"protocol", "presence", "db", "server", "tests", "bench"}
+
+# folder: (our folders it may include, libraries it may include, file patterns for the latter)
+ALLOWED = {
+    "protocol": ({"protocol"}, {}),
+    "presence": ({"presence"}, {}),
+    "db": ({"db", "presence"}, {}),
+    "server": ({"server", "protocol", "presence", "db"}, {}),
+}
+
+# library: (how its headers look, files that may include it)
+LIBRARIES = {
+    "nlohmann_json": (r"nlohmann/", r"^(protocol/codec\.cpp|server/(commands\w*|log)\.cpp|tests/|bench/)"),
+    "libpqxx": (r"(pqxx/|libpq-fe\.h)", r"^(db/\w+\.cpp|db/pqxx_port\.hpp|tests/)"),
+    "the libpqxx port": (r"db/pqxx_port\.hpp", r"^(db/\w+\.cpp|tests/)"),
+    "Asio": (r"boost/asio", r"^(server/|tests/|bench/)"),
+    "Beast": (r"boost/beast",
+              r"^(server/(asio_impl|websocket|http_session|cable_client|commands_health)\.cpp|"
+              r"server/websocket_factory\.hpp|tests/|bench/)"),
+    "Boost": (r"boost/", r"^(server/|tests/|bench/)"),
+    "spdlog": (r"spdlog/", r"^(db/\w+\.cpp|server/\w+\.cpp|tests/|bench/)"),
+    "CLI11": (r"CLI/", r"^server/commands\w*\.cpp"),
+    "prometheus-cpp": (r"prometheus/", r"^server/metrics\.cpp"),
+    "OpenSSL": (r"openssl/", r"^(server/\w+\.cpp|tests/|bench/)"),
+    "Catch2": (r"catch2/", r"^tests/support/catch\.hpp"),
+}
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
+
+
+def problems_of(path, text):
+    folder = path.split("/")[0]
+    for kind, target in INCLUDE.findall(text):
+        top = target.split("/")[0]
+        if top in OURS and kind == '"':
+            if folder in ALLOWED and top not in ALLOWED[folder][0]:
+                yield f"{path}: {folder}/ may not include {target}"
+        elif kind == '"':
+            yield f'{path}: "{target}": name it from the top of the checkout'
+        for library, (looks, may) in LIBRARIES.items():
+            if re.match(looks, target) and not re.search(may, path):
+                yield f"{path}: {library} ({target}) stays out of here"
+
+
+def main():
+    listing = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "*.cpp", "*.hpp"],
+        capture_output=True, text=True, check=False)
+    paths = listing.stdout.split()
+    if not paths:
+        sys.exit("no sources found: run this from the top of a git checkout")
+    problems = [p for path in paths for p in problems_of(path, open(path, encoding="utf-8").read())]
+    print("\n".join(problems) if problems else f"{len(paths)} files keep to the layers")
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()
