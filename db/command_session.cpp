@@ -102,7 +102,7 @@ void command_session::rethrow_for_operator() {
         throw unreachable_error{"the connection to the database broke in the middle of a commit; "
                                 "look what is there before you try again"};
     } catch (pqxx::transaction_rollback const& e) {
-        throw schema_error{one_line(e.what()) + " (nothing was changed; try again)"};
+        throw unreachable_error{one_line(e.what()) + " (nothing was changed; try again)"};
     } catch (pqxx::sql_error const& e) {
         std::string const state = e.sqlstate();
         auto const text = one_line(e.what());
@@ -122,11 +122,12 @@ void command_session::rethrow_for_operator() {
             throw schema_error{text + " (run `presenced migrate`)"};
         }
         if (state == "55P03") {
-            throw schema_error{text + " (another session holds the lock; pg_stat_activity shows "
-                                      "who. Nothing was changed; try again)"};
+            throw unreachable_error{text +
+                                    " (another session holds the lock; pg_stat_activity shows "
+                                    "who. Nothing was changed; try again)"};
         }
-        if (state == "57014") {
-            throw schema_error{text + " (no answer in time. Nothing was changed; try again)"};
+        if (state == "57014" || state.starts_with("53")) {
+            throw unreachable_error{text + " (nothing was changed; try again)"};
         }
         throw schema_error{text};
     } catch (pqxx::failure const& e) {

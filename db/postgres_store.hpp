@@ -26,6 +26,8 @@ struct postgres_options {
     presence::settings timings;
     std::chrono::hours keep_transitions{90 * 24};
     unsigned transition_lanes = 2; // connections in all: this + 4
+    // What a statement may take at the server; a second later this side hangs up.
+    std::chrono::milliseconds call_timeout{3'000};
 };
 
 // Starts the threads and returns at once; they connect by themselves and keep trying with backoff.

@@ -30,7 +30,8 @@ public:
     using std::runtime_error::runtime_error;
 };
 
-// The database cannot be reached (as opposed to: was reached and is not fit).
+// The database cannot be reached, or not just now (as opposed to: was reached and is not fit).
+// Trying again may help.
 class unreachable_error : public std::runtime_error {
 public:
     using std::runtime_error::runtime_error;

@@ -37,7 +37,13 @@ struct lease_answer {
     lease_outcome outcome;
 };
 
-enum class token_outcome : std::uint8_t { valid, unknown, expired, revoked };
+enum class token_outcome : std::uint8_t {
+    valid,
+    unknown,
+    expired,
+    revoked,
+    unavailable, // not even queued: too much waits already
+};
 
 struct token_answer {
     std::uint64_t key;

@@ -1,0 +1,128 @@
+// One database thread's session: opened with timeouts on both sides, replaced when it is lost, and
+// its predecessor fenced, so that a request still sitting there cannot take effect after its retry.
+#pragma once
+
+#include "db/observer.hpp"
+#include "db/statements.hpp"
+#include "db/status_board.hpp"
+#include "db/stop_signal.hpp"
+#include "db/watchdog.hpp"
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace presenced::db {
+
+// What all sessions of a store share.
+struct session_context {
+    std::string conninfo; // as the operator gave it
+    std::chrono::milliseconds call_timeout;
+    std::chrono::milliseconds reconnect_limit;
+    watchdog& dog;
+    status_board& board;
+    observer& watcher;
+};
+
+// What is particular to one session.
+struct session_profile {
+    std::string lane;
+    std::size_t board_number;
+    bool writes;  // a read-only server will not do
+    bool durable; // synchronous_commit
+    std::chrono::milliseconds lock_timeout;
+    bool index_only; // enable_seqscan = off: plans made while a table was empty scan it whole later
+    std::vector<statement const*> statements;
+};
+
+// Whom a failed call speaks against.
+enum class fault : std::uint8_t {
+    passing,    // deadlock, serialization, lock timeout, cancelled: rolled back, try again
+    element,    // the data: error classes 22 and 23
+    connection, // everything else; the session is gone
+};
+
+class call_failure : public std::runtime_error {
+public:
+    call_failure(fault kind, std::string sqlstate, bool outcome_known, std::string const& text)
+        : std::runtime_error{text},
+          kind_{kind},
+          sqlstate_{std::move(sqlstate)},
+          outcome_known_{outcome_known} {}
+
+    fault kind() const { return kind_; }
+    // Empty when the connection broke without a word.
+    std::string const& sqlstate() const { return sqlstate_; }
+    // It certainly did not commit.
+    bool outcome_known() const { return outcome_known_; }
+    bool is_lock_timeout() const { return sqlstate_ == "55P03"; }
+
+private:
+    fault kind_;
+    std::string sqlstate_;
+    bool outcome_known_;
+};
+
+// In PostgreSQL's text form.
+using parameters = std::vector<std::optional<std::string>>;
+using row = std::vector<std::optional<std::string>>;
+using rows = std::vector<row>;
+
+// Owned and used by one thread.
+class connection {
+public:
+    connection(session_context const& context, session_profile profile);
+    ~connection();
+
+    // Opens a session if there is none, again and again with backoff. False: stopped before that.
+    bool connect(stop_signal& stop);
+    // The session is there and the server has not closed it, as far as this side knows.
+    bool is_usable();
+    // One autocommit statement. Throws call_failure; after fault::connection there is no session.
+    rows call(statement const& what, parameters const& values);
+    // Counts sessions; a change means that one was lost in between.
+    unsigned generation() const { return generation_; }
+
+    // The database's clock just now, in microseconds since 1970, as far as answers tell.
+    std::int64_t database_time() const;
+    // An answer said that it is `at` there, for the call that has just returned.
+    void note_database_time(std::int64_t at);
+
+private:
+    struct session;
+    struct predecessor {
+        std::string pid;
+        std::string started;
+        std::chrono::steady_clock::time_point harmless_at; // what was sent there is late by then
+    };
+
+    void open(stop_signal& stop);
+    void fence(stop_signal& stop);
+    void drop();
+    [[noreturn]] void give_up(statement const& what, std::string sqlstate, std::string const& text);
+    std::string scrubbed(std::string text) const;
+
+    session_context const& context_;
+    session_profile profile_;
+    std::string conninfo_;
+    std::vector<std::string> secrets_;
+    std::unique_ptr<session> session_;
+    std::optional<predecessor> lost_;
+    std::chrono::steady_clock::time_point sent_{};
+    std::chrono::microseconds database_minus_steady_{0};
+    unsigned generation_ = 0;
+    unsigned failures_ = 0;
+    std::minstd_rand random_;
+};
+
+// How long a request stays valid at the database after it was sent.
+constexpr std::chrono::microseconds request_validity(std::chrono::milliseconds call_timeout) {
+    return call_timeout + std::chrono::seconds{2};
+}
+
+} // namespace presenced::db

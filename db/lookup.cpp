@@ -1,0 +1,167 @@
+#include "db/lookup.hpp"
+
+#include "db/arrays.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+namespace presenced::db {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr std::size_t batch_limit = 500;
+constexpr std::size_t waiting_limit = 65'536;
+constexpr milliseconds lock_timeout{1'000};
+constexpr milliseconds pause_after_failure{50};
+
+std::string hex(token_digest const& digest) {
+    constexpr std::string_view digits = "0123456789abcdef";
+    std::string text = "\\x";
+    for (auto const byte : digest) {
+        text += digits[byte >> 4U];
+        text += digits[byte & 15U];
+    }
+    return text;
+}
+
+bool is_true(std::optional<std::string> const& field) {
+    return field == "t";
+}
+
+token_answer read(row const& found, std::uint64_t key) {
+    token_answer answer{key, token_outcome::valid, std::stoll(found.at(1).value()),
+                        std::stoll(found.at(2).value()), std::nullopt};
+    if (is_true(found.at(3))) {
+        answer.outcome = token_outcome::revoked;
+    } else if (is_true(found.at(4))) {
+        answer.outcome = token_outcome::expired;
+    } else if (found.at(5)) {
+        answer.expires_in = milliseconds{std::stoll(*found.at(5))};
+    }
+    return answer;
+}
+
+} // namespace
+
+lookup::lookup(session_context const& context, std::size_t board_number, stop_signal& stop)
+    : stop_{stop},
+      watcher_{context.watcher},
+      link_{context,
+            {"lookup", board_number, false, true, lock_timeout, true,
+             {&statements::authenticate, &statements::check_tokens}}},
+      thread_{[this] { run(); }} {}
+
+bool lookup::push(authenticate_request request) {
+    {
+        std::lock_guard const lock{mutex_};
+        if (waiting_.size() >= waiting_limit) {
+            return false;
+        }
+        waiting_.push_back(request);
+    }
+    changed_.notify_one();
+    return true;
+}
+
+void lookup::push(check_request request) {
+    {
+        std::lock_guard const lock{mutex_};
+        checks_.push_back(std::move(request));
+    }
+    changed_.notify_one();
+}
+
+void lookup::wake() {
+    std::lock_guard const lock{mutex_};
+    stopping_ = true;
+    changed_.notify_one();
+}
+
+std::size_t lookup::depth() const {
+    std::lock_guard const lock{mutex_};
+    return waiting_.size() + checks_.size();
+}
+
+void lookup::run() {
+    while (link_.connect(stop_)) {
+        std::vector<authenticate_request> batch;
+        std::optional<check_request> one;
+        {
+            std::unique_lock lock{mutex_};
+            changed_.wait(lock,
+                          [this] { return stopping_ || !waiting_.empty() || !checks_.empty(); });
+            if (stopping_) {
+                return;
+            }
+            auto const n = std::min(batch_limit, waiting_.size());
+            auto const end = waiting_.begin() + static_cast<std::ptrdiff_t>(n);
+            batch.assign(waiting_.begin(), end);
+            waiting_.erase(waiting_.begin(), end);
+            if (!checks_.empty()) {
+                one = std::move(checks_.front());
+                checks_.pop_front();
+            }
+        }
+        try {
+            // Each is answered before the next begins, so that a failure repeats only itself.
+            if (!batch.empty() && link_.is_usable()) {
+                authenticate(batch);
+                batch.clear();
+            }
+            if (one && link_.is_usable()) {
+                check(*one);
+                one.reset();
+            }
+        } catch (call_failure const& e) {
+            spdlog::debug("lookup failed sqlstate={} reason=\"{}\"", e.sqlstate(), e.what());
+            if (e.kind() != fault::connection && stop_.wait_for(pause_after_failure)) {
+                return;
+            }
+        }
+        std::lock_guard const lock{mutex_};
+        waiting_.insert(waiting_.begin(), batch.begin(), batch.end());
+        if (one) {
+            checks_.push_front(std::move(*one));
+        }
+    }
+}
+
+void lookup::authenticate(std::vector<authenticate_request> const& batch) {
+    watcher_.batch("lookup", batch.size());
+    array_literal digests;
+    for (auto const& request : batch) {
+        digests.add(hex(request.digest));
+    }
+    auto const found = link_.call(statements::authenticate, {digests.take()});
+    std::vector<token_answer> results;
+    results.reserve(batch.size());
+    for (auto const& request : batch) {
+        results.push_back({request.key, token_outcome::unknown, 0, 0, std::nullopt});
+    }
+    for (auto const& line : found) {
+        auto& result = results.at(std::stoul(line.at(0).value()));
+        result = read(line, result.key);
+    }
+    token_answers answers;
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+        answers.add(*batch[i].box, results[i]);
+    }
+    answers.deliver();
+}
+
+void lookup::check(check_request const& request) {
+    array_literal ids;
+    for (auto const id : request.tokens) {
+        ids.add(id);
+    }
+    std::vector<token_id> ended;
+    for (auto const& line : link_.call(statements::check_tokens, {ids.take()})) {
+        ended.push_back(std::stoll(line.at(0).value()));
+    }
+    request.box->deliver_ended(std::move(ended));
+}
+
+} // namespace presenced::db

@@ -1,0 +1,345 @@
+#include "db/renewer.hpp"
+
+#include "db/arrays.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+namespace presenced::db {
+
+namespace {
+
+using std::chrono::duration_cast;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr std::size_t batch_limit = 500;
+constexpr milliseconds lock_timeout{100};
+// Renewals are in no hurry: a few at a time are gathered, or each would be a transaction of its own.
+constexpr milliseconds gathering{25};
+constexpr milliseconds longest_pause{30'000};
+
+} // namespace
+
+renewer::renewer(session_context const& context, postgres_options const& options,
+                 std::size_t board_number, stop_signal& stop)
+    : options_{options},
+      board_{context.board},
+      watcher_{context.watcher},
+      stop_{stop},
+      link_{context,
+            {"renewal", board_number, true, false, lock_timeout, false,
+             {&statements::renew, &statements::forget_node}}},
+      thread_{[this] { run(); }} {}
+
+void renewer::push(renew_request request) {
+    {
+        std::lock_guard const lock{mutex_};
+        waiting_.insert_or_assign(
+            request.token,
+            renewal{request.agent, request.box, request.key, steady_clock::now()});
+    }
+    changed_.notify_one();
+}
+
+void renewer::forget(lease_token const& token) {
+    std::lock_guard const lock{mutex_};
+    waiting_.erase(token);
+    held_.erase(token);
+    if (auto const flying = in_flight_.find(token); flying != in_flight_.end()) {
+        flying->second = true;
+    }
+}
+
+void renewer::tell_outages(mailbox& box) {
+    std::lock_guard const lock{mutex_};
+    outage_boxes_.push_back(&box);
+}
+
+void renewer::stop_ticking() {
+    std::lock_guard const lock{mutex_};
+    ticking_ = false;
+}
+
+void renewer::wake() {
+    std::lock_guard const lock{mutex_};
+    stopping_ = true;
+    changed_.notify_one();
+}
+
+std::size_t renewer::depth() const {
+    std::lock_guard const lock{mutex_};
+    return waiting_.size() + held_.size() + in_flight_.size();
+}
+
+milliseconds renewer::oldest() const {
+    std::lock_guard const lock{mutex_};
+    auto first = oldest_in_flight_;
+    for (auto const& [token, r] : waiting_) {
+        first = std::min(first, r.since);
+    }
+    auto const now = steady_clock::now();
+    return first > now ? milliseconds{0} : duration_cast<milliseconds>(now - first);
+}
+
+// Returns false when stopped.
+bool renewer::wait_for_work(time_point next_tick, time_point not_before) {
+    std::unique_lock lock{mutex_};
+    for (;;) {
+        if (stopping_) {
+            return false;
+        }
+        auto const now = steady_clock::now();
+        auto const until = waiting_.empty() ? next_tick : std::min(next_tick, not_before);
+        if (until <= now || waiting_.size() >= batch_limit) {
+            return true;
+        }
+        changed_.wait_until(lock, until);
+    }
+}
+
+renewer::renewals renewer::take() {
+    std::lock_guard const lock{mutex_};
+    renewals batch;
+    auto it = waiting_.lower_bound(cursor_);
+    while (batch.size() < batch_limit && !waiting_.empty()) {
+        if (it == waiting_.end()) {
+            if (!batch.empty()) {
+                break; // the next batch begins at the front, or this one would not be sorted
+            }
+            it = waiting_.begin();
+        }
+        auto const here = it++;
+        in_flight_.emplace(here->first, false);
+        oldest_in_flight_ = std::min(oldest_in_flight_, here->second.since);
+        batch.insert(batch.end(), waiting_.extract(here));
+    }
+    cursor_ = it == waiting_.end() ? lease_token{} : it->first;
+    return batch;
+}
+
+void renewer::run() {
+    unsigned generation = 0;
+    auto next_tick = steady_clock::now();
+    auto not_before = next_tick;
+    while (link_.connect(stop_)) {
+        if (generation != 0 && link_.generation() != generation) {
+            std::vector<mailbox*> boxes;
+            {
+                std::lock_guard const lock{mutex_};
+                boxes = outage_boxes_;
+            }
+            for (auto* box : boxes) {
+                box->database_back();
+            }
+        }
+        generation = link_.generation();
+        if (!wait_for_work(next_tick, not_before)) {
+            break;
+        }
+        if (!link_.is_usable()) {
+            continue;
+        }
+        bool tick = steady_clock::now() >= next_tick;
+        if (tick) {
+            next_tick = steady_clock::now() + options_.timings.tick();
+            retry_held();
+            std::lock_guard const lock{mutex_};
+            tick = ticking_;
+        }
+        auto batch = take();
+        not_before = steady_clock::now() + gathering;
+        if (!batch.empty() || tick) {
+            send(std::move(batch), false, tick);
+        }
+    }
+    say_goodbye();
+}
+
+std::string renewer::vouches() const {
+    std::lock_guard const lock{mutex_};
+    array_literal tokens;
+    for (auto const& [token, r] : held_) {
+        tokens.add(token.view());
+    }
+    return tokens.take();
+}
+
+void renewer::send(renewals batch, bool skip_locked, bool tick) {
+    if (!link_.is_usable()) {
+        give_back(std::move(batch));
+        return;
+    }
+    if (!batch.empty()) {
+        watcher_.batch("renewal", batch.size());
+    }
+    try {
+        call(batch, skip_locked, tick);
+        return;
+    } catch (call_failure const& e) {
+        if (e.kind() == fault::element && !batch.empty()) {
+            if (batch.size() == 1) {
+                blame(std::move(batch), e);
+                return;
+            }
+            renewals half;
+            for (auto n = batch.size() / 2; n > 0; --n) {
+                half.insert(half.end(), batch.extract(batch.begin()));
+            }
+            send(std::move(half), skip_locked, false);
+            send(std::move(batch), skip_locked, tick);
+            return;
+        }
+        if (!e.is_lock_timeout()) {
+            give_back(std::move(batch));
+            return;
+        }
+        if (!skip_locked) {
+            send(std::move(batch), true, tick); // somebody holds one of the rows
+            return;
+        }
+        if (tick && !batch.empty()) {
+            // Not the rows, then: the node's own row, or the whole table. Renewals come first.
+            send(std::move(batch), true, false);
+            return;
+        }
+    }
+    // Somebody holds the table: no renewal, no tick, and so lease time stands still.
+    give_back(std::move(batch));
+    static_cast<void>(stop_.wait_for(lock_timeout));
+}
+
+void renewer::call(renewals& batch, bool skip_locked, bool tick) {
+    array_literal agents;
+    array_literal tokens;
+    for (auto const& [token, r] : batch) {
+        agents.add(r.agent);
+        tokens.add(token.view());
+    }
+    std::optional<std::string> judge_for;
+    if (tick) {
+        judge_for = std::to_string(options_.timings.judge_window().count());
+    }
+    auto const reply =
+        link_.call(statements::renew,
+                   {agents.take(), tokens.take(), skip_locked ? "true" : "false", options_.node,
+                    options_.boot_id, options_.version, judge_for, vouches()});
+    board_.ticked();
+    link_.note_database_time(std::stoll(reply.at(0).at(0).value()));
+    auto missing = parse_array(reply.at(0).at(1).value_or("{}"));
+    auto held = parse_array(reply.at(0).at(2).value_or("{}"));
+    std::sort(missing.begin(), missing.end());
+    std::sort(held.begin(), held.end());
+    watcher_.renewals("renewed", batch.size() - missing.size() - held.size());
+    watcher_.renewals("missing", missing.size());
+    watcher_.renewals("held", held.size());
+
+    renewals passed_over;
+    lease_answers answers;
+    {
+        std::lock_guard const lock{mutex_};
+        for (auto it = batch.begin(); it != batch.end();) {
+            auto const here = it++;
+            auto const& token = here->first;
+            if (std::binary_search(held.begin(), held.end(), token.view())) {
+                passed_over.insert(passed_over.end(), batch.extract(here));
+                continue;
+            }
+            auto const gone = std::binary_search(missing.begin(), missing.end(), token.view());
+            answers.add(*here->second.box,
+                        {here->second.key, gone ? lease_outcome::missing : lease_outcome::renewed});
+            in_flight_.erase(token);
+            held_.erase(token);
+        }
+        if (passed_over.empty()) {
+            oldest_in_flight_ = time_point::max();
+        }
+    }
+    batch.clear();
+    hold(std::move(passed_over));
+    answers.deliver();
+}
+
+// Its row stays, nobody may reap it for want of this renewal, and nobody waits for it.
+void renewer::blame(renewals one, call_failure const& e) {
+    auto& r = one.begin()->second;
+    auto const pause =
+        std::min(longest_pause, milliseconds{1'000} * (1 << std::min(r.failures, 5U)));
+    spdlog::warn("renewal refused agent={} sqlstate={} retry_ms={} reason=\"{}\"", r.agent,
+                 e.sqlstate(), pause.count(), e.what());
+    ++r.failures;
+    r.not_before = steady_clock::now() + pause;
+    hold(std::move(one));
+}
+
+void renewer::give_back(renewals batch) {
+    std::lock_guard const lock{mutex_};
+    while (!batch.empty()) {
+        auto node = batch.extract(batch.begin());
+        auto const flying = in_flight_.extract(node.key());
+        if (!flying.mapped() && !held_.contains(node.key())) {
+            waiting_.insert(std::move(node)); // unless it was asked for anew
+        }
+    }
+    oldest_in_flight_ = time_point::max();
+}
+
+void renewer::hold(renewals batch) {
+    std::lock_guard const lock{mutex_};
+    while (!batch.empty()) {
+        auto node = batch.extract(batch.begin());
+        auto const flying = in_flight_.extract(node.key());
+        if (!flying.mapped()) {
+            held_.insert_or_assign(node.key(), node.mapped());
+        }
+    }
+    oldest_in_flight_ = time_point::max();
+}
+
+// With every tick, without waiting for any of them. They stay in held_ while they are asked, and
+// so are vouched for, until the answer is there.
+void renewer::retry_held() {
+    renewals due;
+    std::vector<renewals> alone;
+    {
+        std::lock_guard const lock{mutex_};
+        auto const now = steady_clock::now();
+        for (auto const& [token, r] : held_) {
+            if (r.not_before > now) {
+                continue;
+            }
+            in_flight_.emplace(token, false);
+            if (r.failures > 0) {
+                alone.push_back({{token, r}});
+            } else {
+                due.emplace_hint(due.end(), token, r);
+            }
+        }
+    }
+    while (!due.empty()) {
+        renewals batch;
+        while (!due.empty() && batch.size() < batch_limit) {
+            batch.insert(batch.end(), due.extract(due.begin()));
+        }
+        send(std::move(batch), true, false);
+    }
+    for (auto& one : alone) {
+        send(std::move(one), true, false);
+    }
+}
+
+// A node that leaves in good order is not waited for by those who count nodes.
+void renewer::say_goodbye() {
+    if (!link_.is_usable()) {
+        return;
+    }
+    try {
+        static_cast<void>(
+            link_.call(statements::forget_node, {options_.node, options_.boot_id}));
+    } catch (call_failure const& e) {
+        spdlog::warn("node row left behind reason=\"{}\"", e.what());
+    }
+}
+
+} // namespace presenced::db

@@ -1,0 +1,29 @@
+// The sweep thread: puts right, over all nodes, what nobody else did.
+#pragma once
+
+#include "db/connection.hpp"
+#include "db/postgres_store.hpp"
+
+#include <thread>
+
+namespace presenced::db {
+
+class sweeper {
+public:
+    sweeper(session_context const& context, postgres_options const& options,
+            std::size_t board_number, stop_signal& stop);
+    void join() { thread_.join(); }
+
+private:
+    void run();
+    std::chrono::milliseconds sweep();
+
+    postgres_options const& options_;
+    status_board& board_;
+    observer& watcher_;
+    stop_signal& stop_;
+    connection link_;
+    std::thread thread_;
+};
+
+} // namespace presenced::db
