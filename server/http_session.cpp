@@ -329,6 +329,12 @@ void session::on_token(db::token_answer const& answer) {
         accept(std::move(facts_));
         return;
     }
+    if (answer.outcome == db::token_outcome::unavailable) {
+        facts_ = {};
+        shared().figures.auth_failed(auth_failure::unavailable);
+        unavailable("The database did not answer in time.");
+        return;
+    }
     auto const now = wheel::clock::now();
     if (auto const wait = shared().door.turned_away(digest_, now)) {
         shared().figures.auth_failed(auth_failure::repeated_token);
