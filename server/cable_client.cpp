@@ -59,9 +59,6 @@ public:
 
     // Beast finds these by name when it ends a connection.
     friend void beast_close_socket(gated_socket& s) { beast::close_socket(s.socket_); }
-    friend void teardown(beast::role_type role, gated_socket& s, error_code& ec) {
-        websocket::teardown(role, s.socket_, ec);
-    }
     template <class Handler>
     friend void async_teardown(beast::role_type role, gated_socket& s, Handler&& handler) {
         websocket::async_teardown(role, s.socket_, std::forward<Handler>(handler));
