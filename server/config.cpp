@@ -496,6 +496,10 @@ std::vector<endpoint> parse_listen(config_source const& source) {
     return take_one(source, "PRESENCED_LISTEN").listen;
 }
 
+std::string parse_path(config_source const& source) {
+    return take_one(source, "PRESENCED_PATH").path;
+}
+
 config parse_config(config_source const& source) {
     config value;
     value.threads = std::clamp(source.cores, 1U, 256U);

@@ -117,6 +117,7 @@ config parse_config(config_source const& source);
 std::string parse_conninfo(config_source const& source);
 std::optional<std::chrono::milliseconds> parse_stale_after(config_source const& source);
 std::vector<endpoint> parse_listen(config_source const& source);
+std::string parse_path(config_source const& source);
 
 // The timings with what the database has recorded in them. Throws bad_setting when the operator
 // gave another stale_after, or when a promise cannot be kept with these timings.
