@@ -111,7 +111,7 @@ CREATE VIEW live_agent_subscriptions AS
 -- readers should treat them as unknown.
 CREATE FUNCTION presence_known() RETURNS boolean
 LANGUAGE sql STABLE
-RETURN coalesce((SELECT now() - c.ticked_at < c.stale_after AND c.ticked_at - now() < c.stale_after
+RETURN coalesce((SELECT c.ticked_at > now() - c.stale_after AND c.ticked_at < now() + c.stale_after
                  FROM presence_clock c), false);
 
 -- ---------------------------------------------------------------------------------------------
@@ -455,14 +455,15 @@ LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
-    at       timestamptz;
-    cutoff   timestamptz;
-    last     timestamptz;
-    newest   timestamptz;
-    wanted   bigint[];
-    is_full  boolean := false;
-    done     bigint := 0;
-    trimmed  bigint;
+    at        timestamptz;
+    keep_from timestamptz;
+    cutoff    timestamptz;
+    last      timestamptz;
+    newest    timestamptz;
+    wanted    bigint[];
+    is_full   boolean := false;
+    done      bigint := 0;
+    trimmed   bigint;
 BEGIN
     ran := false;
     flips := '{}';
@@ -474,6 +475,7 @@ BEGIN
         RETURN;
     END IF;
     at := clock_timestamp();
+    keep_from := at - keep;
     SELECT max(n.swept_at) FROM nodes n WHERE n.swept_at <= at INTO last;
     IF last + every * 0.9 > at THEN
         next_in := last + every - at;
@@ -517,7 +519,7 @@ BEGIN
     DELETE FROM routing_transitions t
     WHERE t.id = ANY (ARRAY(SELECT o.id FROM (SELECT r.id, r.at FROM routing_transitions r
                                               ORDER BY r.id LIMIT row_limit) o
-                            WHERE o.at < at - keep));
+                            WHERE o.at < keep_from));
     GET DIAGNOSTICS trimmed = ROW_COUNT;
     DELETE FROM nodes n
     WHERE (n.node, n.boot_id) IN (SELECT o.node, o.boot_id FROM nodes o
