@@ -196,6 +196,9 @@ BEGIN
              AS o (kind, agent_id, token, session_id, owner_id),
              LATERAL (SELECT a.owner_id FROM agents a WHERE a.id = o.agent_id OFFSET 0) a
         WHERE o.kind = 'acquire' AND o.agent_id = ANY (locked) AND a.owner_id = o.owner_id
+          -- ON CONFLICT would do, but it waits for whoever is updating the row it finds. It is
+          -- left with a token that stands twice in one batch.
+          AND (SELECT s.agent_id FROM agent_subscriptions s WHERE s.token = o.token) IS NULL
         ON CONFLICT (token) DO NOTHING;
         GET DIAGNOSTICS made = ROW_COUNT;
         IF made = asked THEN
@@ -358,7 +361,8 @@ BEGIN
     IF FOUND THEN
         UPDATE nodes SET ticked_at = at, vouched = vouches
         WHERE node = node_name AND boot_id = boot;
-    ELSE
+    ELSIF NOT EXISTS (SELECT FROM nodes WHERE node = node_name AND boot_id = boot) THEN
+        -- Not without looking: ON CONFLICT waits for whoever is updating the row it finds.
         INSERT INTO nodes (node, boot_id, version, started_at, ticked_at, vouched)
         VALUES (node_name, boot, node_version, at, at, vouches)
         ON CONFLICT (node, boot_id) DO NOTHING;
@@ -517,9 +521,12 @@ BEGIN
 
     -- Ids rise with time, so the oldest are at the front of the primary key.
     DELETE FROM routing_transitions t
-    WHERE t.id = ANY (ARRAY(SELECT o.id FROM (SELECT r.id, r.at FROM routing_transitions r
-                                              ORDER BY r.id LIMIT row_limit) o
-                            WHERE o.at < keep_from));
+    WHERE t.id = ANY (ARRAY(
+        SELECT r.id FROM routing_transitions r
+        WHERE r.id = ANY (ARRAY(SELECT o.id FROM routing_transitions o ORDER BY o.id
+                                LIMIT row_limit))
+          AND r.at < keep_from
+        FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS trimmed = ROW_COUNT;
     DELETE FROM nodes n
     WHERE (n.node, n.boot_id) IN (SELECT o.node, o.boot_id FROM nodes o
