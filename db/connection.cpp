@@ -127,6 +127,8 @@ bool is_outcome_unknown(std::string_view sqlstate) {
 struct connection::session {
     explicit session(std::string const& conninfo) : link{conninfo} {
         port::never_reconnect(link);
+        // Details quote whole rows: tokens and names that have no business in a log.
+        link.set_verbosity(port::terse);
         socket = ::fcntl(link.sock(), F_DUPFD_CLOEXEC, 0);
         if (socket < 0) {
             throw std::runtime_error{"no file descriptor left for the database connection"};

@@ -13,6 +13,12 @@ namespace presenced::db::port {
 // One parameter of a statement, in PostgreSQL's text form; nothing is NULL.
 using parameter = std::optional<std::string>;
 
+#if PQXX_VERSION_MAJOR < 7
+inline constexpr auto terse = pqxx::connection_base::terse;
+#else
+inline constexpr auto terse = pqxx::error_verbosity::terse;
+#endif
+
 // libpqxx 6 replaces a lost connection silently, without its settings and statements.
 inline void never_reconnect([[maybe_unused]] pqxx::connection& c) {
 #if PQXX_VERSION_MAJOR < 7

@@ -266,8 +266,8 @@ void renewer::blame(renewals one, call_failure const& e) {
     auto& r = one.begin()->second;
     auto const pause =
         std::min(longest_pause, milliseconds{1'000} * (1 << std::min(r.failures, 5U)));
-    spdlog::warn("renewal refused agent={} sqlstate={} retry_ms={} reason=\"{}\"", r.agent,
-                 e.sqlstate(), pause.count(), e.what());
+    spdlog::warn("renewal refused agent={} sqlstate={} retry_ms={}", r.agent, e.sqlstate(),
+                 pause.count());
     ++r.failures;
     r.not_before = steady_clock::now() + pause;
     hold(std::move(one));

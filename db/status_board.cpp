@@ -103,7 +103,7 @@ store_health status_board::health() const {
                 h.problem = l.problem;
             }
         } else if (l.beats) {
-            h.writable = true;
+            h.writable = ticked_ != time_point{};
         }
     }
     if (!h.reachable && h.problem.empty()) {

@@ -39,7 +39,7 @@ void sweeper::run() {
             try {
                 pause = sweep();
             } catch (call_failure const& e) {
-                spdlog::warn("sweep failed sqlstate={} reason=\"{}\"", e.sqlstate(), e.what());
+                spdlog::debug("sweep failed sqlstate={} reason=\"{}\"", e.sqlstate(), e.what());
                 pause = e.kind() == fault::connection ? milliseconds{0} : options_.timings.sweep / 5;
             }
         }

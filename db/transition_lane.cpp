@@ -154,8 +154,9 @@ void transition_batch::sort(operations batch, rows const& reply, leftover& left)
 
 void transition_batch::blame(operations one, call_failure const& e, leftover& left) {
     auto const it = one.begin();
-    spdlog::warn("transition refused agent={} what={} sqlstate={} reason=\"{}\"", it->agent,
-                 kind_of(*it), e.sqlstate(), e.what());
+    // Not its text, which quotes what the client sent.
+    spdlog::warn("transition refused agent={} what={} sqlstate={}", it->agent, kind_of(*it),
+                 e.sqlstate());
     if (it->what == operation::kind::acquire) {
         answer(one, it, lease_outcome::refused);
     } else {
