@@ -1,0 +1,36 @@
+// SIGTERM under many sessions. PRESENCED_E2E_DRAIN_SESSIONS: how many (1,000).
+#include "tests/support/catch.hpp"
+#include "tests/support/scale.hpp"
+#include "tests/support/swarm.hpp"
+#include "tests/support/world.hpp"
+
+#include <csignal>
+#include <iostream>
+
+using namespace presenced::tests;
+
+TEST_CASE("SIGTERM tells every session to come back, releases every row and exits 0") {
+    auto const sessions = static_cast<std::size_t>(scale("PRESENCED_E2E_DRAIN_SESSIONS", 1'000));
+    REQUIRE(raise_descriptor_limit() > sessions + 100);
+    world w{timings(1, 1)};
+    auto const n = w.start_node({{"PRESENCED_LOG_LEVEL", "info"}});
+    auto const agents = w.add_agents(sessions / 10 + 1);
+    cable_loop loop;
+    swarm all{loop, w.client_options(*n), agents, sessions};
+    REQUIRE(eventually([&] { return all.has_settled(); }, 120s));
+    REQUIRE(all.look().confirmed == sessions);
+
+    auto const start = steady::now();
+    n->signal(SIGTERM);
+    CHECK(n->wait(30s) == 0);
+    auto const took = since(start);
+    CHECK(eventually([&] { return all.look().closed == sessions; }));
+    CHECK(all.look().disconnects ==
+          std::map<std::string, std::size_t>{{"server_restart", sessions}});
+    CHECK(w.rows() == 0);
+    CHECK(w.sql().number("SELECT count(*) FROM agents WHERE routing_active") == 0);
+    CHECK(w.sql().number("SELECT count(*) FROM routing_transitions WHERE NOT active AND "
+                         "reason = 'disconnected'") == static_cast<long>(agents.size()));
+    std::cout << sessions << " sessions: sent away, released and exited 0 in " << took.count()
+              << " ms" << std::endl;
+}

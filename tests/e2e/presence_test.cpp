@@ -1,0 +1,327 @@
+// Rows and flags as everybody else sees them in PostgreSQL, with one node and with two.
+#include "tests/support/catch.hpp"
+#include "tests/support/world.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <regex>
+#include <set>
+
+using namespace presenced::tests;
+
+namespace {
+
+// The timings of a_tenth().
+constexpr auto heartbeat = 1'500ms;
+constexpr auto stale_after = 4'500ms;
+constexpr auto sweep = 500ms;
+constexpr auto slack = 1'000ms;
+
+std::string of_agent(std::int64_t agent) {
+    return " WHERE agent_id = " + std::to_string(agent);
+}
+
+} // namespace
+
+TEST_CASE("the flag goes on with the first session and off with the last") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const other = w.add_agent();
+    CHECK_FALSE(w.is_active(agent));
+    auto first = w.subscriber(*n, agent);
+    CHECK(w.is_active(agent));
+    auto second = w.subscriber(*n, agent);
+    CHECK(w.rows(agent) == 2);
+    first->close();
+    CHECK(w.has_rows(agent, 1, 1s));
+    CHECK(w.is_active(agent));
+    second->close();
+    CHECK(w.becomes_active(agent, false, 1s));
+    CHECK(w.rows(agent) == 0);
+    CHECK_FALSE(w.is_active(other));
+    CHECK(w.transitions(agent) == "on subscribed, off disconnected");
+    CHECK(w.transitions(other).empty());
+}
+
+TEST_CASE("two processes may share a session_id, each with a row of its own") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const one = w.session(*n);
+    auto const two = w.session(*n);
+    for (auto const& c : {one.get(), two.get()}) {
+        c->subscribe(identifier(agent, "shared"));
+        CHECK(c->next() == "confirm " + identifier(agent, "shared"));
+    }
+    CHECK(w.rows(agent) == 2);
+    one->close();
+    CHECK(w.has_rows(agent, 1));
+    CHECK(w.is_active(agent));
+}
+
+TEST_CASE("a flip is notified with agent, direction, reason and time; a renewal is not") {
+    world w;
+    auto listener = w.another_session();
+    listener.query("LISTEN presenced_routing");
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    std::vector<std::string> payloads;
+    auto const listen = [&] {
+        for (auto& payload : listener.notifications()) {
+            payloads.push_back(std::move(payload));
+        }
+        return payloads.size();
+    };
+    auto const c = w.subscriber(*n, agent);
+    auto const seen = "SELECT max(last_seen_at) FROM agent_subscriptions";
+    auto const first_seen = w.sql().value(seen);
+    CHECK(eventually([&] { return w.sql().value(seen) != first_seen; }, heartbeat + slack));
+    c->unsubscribe(identifier(agent));
+    REQUIRE(eventually([&] { return listen() == 2; }));
+    auto const expect = [&](std::size_t i, bool active, std::string const& reason) {
+        auto const json = nlohmann::json::parse(payloads.at(i));
+        CHECK(json.size() == 4);
+        CHECK(json.at("agent_id") == agent);
+        CHECK(json.at("active") == active);
+        CHECK(json.at("reason") == reason);
+        CHECK(w.sql().value("SELECT count(*) FROM routing_transitions WHERE at = '" +
+                            json.at("at").get<std::string>() + "'") == "1");
+    };
+    expect(0, true, "subscribed");
+    expect(1, false, "unsubscribed");
+}
+
+TEST_CASE("nodes on one database keep one flag between them") {
+    world w;
+    auto const one = w.start_node({{"PRESENCED_NODE", "one"}});
+    auto const two = w.start_node({{"PRESENCED_NODE", "two"}});
+    auto const agent = w.add_agent();
+    auto const here = w.subscriber(*one, agent);
+    auto const there = w.subscriber(*two, agent);
+    CHECK(w.sql().value("SELECT string_agg(node, ',' ORDER BY node) FROM agent_subscriptions") ==
+          "one,two");
+    here->close();
+    CHECK(w.has_rows(agent, 1, 1s));
+    CHECK(w.is_active(agent));
+    there->close();
+    CHECK(w.becomes_active(agent, false, 1s));
+    CHECK(w.transitions(agent) == "on subscribed, off disconnected");
+}
+
+TEST_CASE("an idle session that answers keeps its row for longer than stale_after") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    CHECK(always([&] { return w.is_active(agent) && w.rows(agent) == 1; }, 2 * stale_after));
+    CHECK(w.sql().number("SELECT count(*) FROM live_agent_subscriptions") == 1);
+    CHECK(w.sql().value("SELECT presence_known()") == "t");
+    CHECK(n->metric("presenced_renewals_total{result=\"renewed\"}") >= 4);
+    CHECK(w.transitions(agent) == "on subscribed");
+    CHECK(c->next(0ms) == "nothing");
+}
+
+TEST_CASE("a session whose row somebody removes is told lease_lost, and the flag follows") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const other = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    auto const bystander = w.subscriber(*n, other);
+    w.sql().query("DELETE FROM agent_subscriptions" + of_agent(agent));
+    CHECK(w.becomes_active(agent, false, sweep + slack));
+    CHECK(c->next(heartbeat + 1s) == "disconnect lease_lost reconnect:true");
+    CHECK(c->next() == "closed 1000");
+    CHECK(w.rows(agent) == 0);
+    CHECK(w.transitions(agent) == "on subscribed, off reconciled");
+    CHECK(n->metric("presenced_leases_lost_total") == 1);
+    CHECK(n->metric("presenced_disconnects_total{reason=\"lease_lost\"}") == 1);
+    CHECK(w.rows(other) == 1);
+    CHECK(bystander->next(0ms) == "nothing");
+    // What was lost takes the rest of its connection with it, and comes back whole.
+    auto const again = w.subscriber(*n, agent);
+    CHECK(w.is_active(agent));
+}
+
+TEST_CASE("a row that somebody inserts turns the flag on, and runs out if nobody renews it") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    w.sql().query("INSERT INTO agent_subscriptions (agent_id, token) VALUES (" +
+                  std::to_string(agent) + ", 'by hand')");
+    CHECK(w.becomes_active(agent, true, sweep + slack));
+    auto const start = steady::now();
+    CHECK(w.becomes_active(agent, false, stale_after + sweep + slack));
+    CHECK(since(start) > stale_after - sweep - slack);
+    CHECK(w.rows(agent) == 0);
+    CHECK(w.transitions(agent) == "on reconciled, off expired");
+    CHECK(n->metric("presenced_sweep_repairs_total{cause=\"expired\"}") >= 1);
+}
+
+TEST_CASE("a flag that somebody sets wrong is put right within a sweep") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const idle = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    w.sql().query("UPDATE agents SET routing_active = NOT routing_active");
+    CHECK(w.becomes_active(agent, true, sweep + slack));
+    CHECK(w.becomes_active(idle, false, sweep + slack));
+    CHECK(w.transitions(agent) == "on subscribed, on reconciled");
+    CHECK(w.transitions(idle) == "off reconciled");
+}
+
+TEST_CASE("an agent that is deleted under a session ends it, and is rejected from then on") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    w.sql().query("DELETE FROM agents");
+    CHECK(c->next(heartbeat + 1s) == "disconnect lease_lost reconnect:true");
+    CHECK(c->next() == "closed 1000");
+    auto const again = w.session(*n);
+    again->subscribe(identifier(agent));
+    CHECK(again->next() == "reject " + identifier(agent));
+    CHECK(w.rows() == 0);
+}
+
+TEST_CASE("a session ends when its token expires, and may not come back with it") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    w.sql().query("UPDATE access_tokens SET expires_at = clock_timestamp() + interval '3 seconds'");
+    auto const c = w.subscriber(*n, agent);
+    CHECK(c->next() == "disconnect token_expired reconnect:false");
+    CHECK(c->next() == "closed 1000");
+    CHECK(w.sql().value("SELECT expires_at <= clock_timestamp() FROM access_tokens") == "t");
+    CHECK(w.becomes_active(agent, false, 1s));
+}
+
+TEST_CASE("with a grace a connection that was lost keeps its row that long, once") {
+    world w;
+    auto const n = w.start_node({{"PRESENCED_DISCONNECT_GRACE", "1500ms"}});
+    auto const agent = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    SECTION("whoever comes back in time keeps the flag on") {
+        c->kill();
+        auto const again = w.subscriber(*n, agent);
+        CHECK(w.rows(agent) == 2);
+        CHECK(w.has_rows(agent, 1, 1'500ms + slack));
+        CHECK(w.is_active(agent));
+        CHECK(w.transitions(agent) == "on subscribed");
+    }
+    SECTION("nobody comes back") {
+        auto const killed = steady::now();
+        c->kill();
+        CHECK(w.becomes_active(agent, false, 1'500ms + slack));
+        CHECK(since(killed) >= 1'300ms);
+        CHECK(w.transitions(agent) == "on subscribed, off disconnected");
+    }
+    SECTION("a clean close has none") {
+        c->close();
+        CHECK(w.becomes_active(agent, false, 1s));
+    }
+    SECTION("an unsubscribe has none") {
+        c->unsubscribe(identifier(agent));
+        CHECK(w.becomes_active(agent, false, 1s));
+    }
+}
+
+TEST_CASE("/metrics has every family") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    c->send_text("{");
+    c->unsubscribe(identifier(agent));
+    CHECK(w.has_rows(agent, 0));
+    w.sql().query("UPDATE agents SET routing_active = true");
+    CHECK(w.becomes_active(agent, false, sweep + slack));
+    try_upgrade(n->port(), "/cable?token=wrong");
+    c->close();
+    CHECK(eventually([&] { return n->metric("presenced_connections") == 0; }));
+
+    std::set<std::string> families;
+    std::regex const help{"# HELP (\\S+) \\S.*"};
+    auto const text = n->get("/metrics").body;
+    for (std::sregex_iterator it{text.begin(), text.end(), help}, end; it != end; ++it) {
+        families.insert((*it)[1]);
+    }
+    for (auto const* family : {"presenced_connections",
+                               "presenced_subscriptions",
+                               "presenced_subscribe_seconds",
+                               "presenced_disconnects_total",
+                               "presenced_auth_failures_total",
+                               "presenced_bad_frames_total",
+                               "presenced_renewals_total",
+                               "presenced_oldest_renewal_seconds",
+                               "presenced_leases_lost_total",
+                               "presenced_flips_total",
+                               "presenced_sweep_repairs_total",
+                               "presenced_last_sweep_age_seconds",
+                               "presenced_database_up",
+                               "presenced_database_seconds",
+                               "presenced_queue_depth",
+                               "presenced_batch_size",
+                               "presenced_outbox_overflows_total",
+                               "presenced_build_info",
+                               "process_start_time_seconds",
+                               "process_cpu_seconds_total",
+                               "process_resident_memory_bytes",
+                               "process_max_fds"}) {
+        CAPTURE(family);
+        CHECK(families.count(family) == 1);
+    }
+    auto const m = n->metrics();
+    CHECK(m.at("presenced_database_up") == 1);
+    CHECK(m.at("presenced_flips_total{direction=\"on\",reason=\"subscribed\"}") == 1);
+    CHECK(m.at("presenced_flips_total{direction=\"off\",reason=\"unsubscribed\"}") == 1);
+    CHECK(m.at("presenced_sweep_repairs_total{cause=\"reconciled\"}") == 1);
+    CHECK(m.at("presenced_subscribe_seconds_count") == 1);
+    CHECK(m.at("presenced_disconnects_total{reason=\"client_closed\"}") == 1);
+    CHECK(m.at("presenced_last_sweep_age_seconds") >= 0);
+    CHECK(m.at("presenced_last_sweep_age_seconds") < 5);
+    for (auto const* lane : {"transition", "busy", "renewal", "lookup"}) {
+        CAPTURE(lane);
+        CHECK(text.find(std::string{"presenced_queue_depth{lane=\""} + lane) != text.npos);
+    }
+    // Nothing that there are many of is a label.
+    CHECK(text.find("agent=") == text.npos);
+    CHECK(text.find("token=") == text.npos);
+}
+
+TEST_CASE("logs and metrics never contain a token") {
+    world w;
+    auto const n = w.start_node({{"PRESENCED_LOG_LEVEL", "debug"}});
+    auto const agent = w.add_agent();
+    std::vector<std::string> secrets{w.token(), "wrong-but-secret"};
+    auto options = w.client_options(*n);
+    auto const c = w.subscriber(*n, agent);
+    options.token_in = presenced::server::cable_client_options::token_place::bearer;
+    auto const bearer = w.session(options);
+    for (auto const& row : w.sql().query("SELECT token FROM agent_subscriptions")) {
+        secrets.push_back(row.front());
+    }
+    for (int i = 0; i < 5; ++i) {
+        try_upgrade(n->port(), "/cable?token=wrong-but-secret");
+        try_upgrade(n->port(), "/cable", {{"Authorization", "Bearer wrong-but-secret"}});
+    }
+    try_upgrade(n->port(), "/cable?token=wrong-but-secret", {{"Origin", "http://evil.example"}});
+    n->get("/cable?token=wrong-but-secret");
+    n->get("/other?token=wrong-but-secret");
+    c->send_text("{" + w.token());
+    c->send_text(R"({"command":"message","identifier":"x","data":")" + w.token() + "\"}");
+    c->unsubscribe(identifier(agent));
+    CHECK(w.has_rows(agent, 0));
+    auto const lost = w.subscriber(*n, agent);
+    w.sql().query("DELETE FROM agent_subscriptions");
+    CHECK(lost->next() == "disconnect lease_lost reconnect:true");
+    n->signal(SIGTERM);
+    REQUIRE(n->wait() == 0);
+    auto const log = n->log();
+    CHECK(log.find("lease lost") != log.npos);
+    for (auto const& secret : secrets) {
+        CHECK(log.find(secret) == log.npos);
+    }
+}

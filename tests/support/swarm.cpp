@@ -1,0 +1,156 @@
+#include "tests/support/swarm.hpp"
+
+#include "tests/support/world.hpp"
+
+#include <algorithm>
+#include <type_traits>
+#include <variant>
+
+#include <sys/resource.h>
+
+namespace presenced::tests {
+
+namespace {
+
+// One address has 28,000 ports for one destination, and the kernel's search gets slow before that.
+constexpr std::size_t addresses = 8;
+
+} // namespace
+
+std::size_t raise_descriptor_limit() {
+    rlimit limit{};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    return limit.rlim_cur;
+}
+
+// Everything on the loop's thread.
+struct swarm::member final : server::cable_client_handler {
+    member(swarm& all, server::cable_client_options options, std::int64_t agent)
+        : all_{all}
+        , identifier_{identifier(agent)}
+        , started_{steady::now()}
+        , client{all.loop_.context(), std::move(options), *this} {}
+
+    void on_message(protocol::server_message const& message) override {
+        std::visit([this](auto const& m) { on(m); }, message);
+    }
+
+    void on_refused(unsigned, server::header_list const&) override {
+        count([](counts& c) { ++c.refused; });
+        settle();
+    }
+
+    void on_closed(std::uint16_t, boost::system::error_code) override {
+        count([this](counts& c) { ++(welcomed_ ? c.closed : c.refused); });
+        settle();
+    }
+
+private:
+    void on(protocol::welcome_message const&) {
+        welcomed_ = true;
+        client.subscribe(identifier_);
+    }
+    void on(protocol::confirm_message const&) {
+        count([this](counts& c) {
+            ++c.confirmed;
+            all_.latencies_.push_back(since(started_));
+        });
+        settle();
+    }
+    void on(protocol::reject_message const&) {
+        count([](counts& c) { ++c.rejected; });
+        settle();
+    }
+    void on(protocol::disconnect_message const& m) {
+        count([&](counts& c) { ++c.disconnects[m.reason]; });
+    }
+    template <class Other>
+    void on(Other const&) {}
+
+    template <class Change>
+    void count(Change change) {
+        std::lock_guard const lock{all_.mutex_};
+        change(all_.counts_);
+    }
+
+    void settle() {
+        if (!std::exchange(settled_, true)) {
+            all_.settled();
+        }
+    }
+
+    swarm& all_;
+    std::string identifier_;
+    steady::time_point started_;
+    bool welcomed_ = false;
+    bool settled_ = false;
+
+public:
+    server::cable_client client;
+};
+
+swarm::swarm(cable_loop& loop, server::cable_client_options options,
+             std::vector<std::int64_t> const& agents, std::size_t size, std::size_t at_once)
+    : loop_{loop}
+    , size_{size} {
+    loop_.run([&] {
+        for (std::size_t i = 0; i < size; ++i) {
+            options.bind_address = "127.0.0." + std::to_string(2 + i % addresses);
+            members_.push_back(std::make_unique<member>(*this, options, agents[i % agents.size()]));
+        }
+        for (std::size_t i = 0; i < at_once; ++i) {
+            start_next();
+        }
+    });
+}
+
+swarm::~swarm() {
+    loop_.run([&] { members_.clear(); });
+}
+
+void swarm::start_next() {
+    if (started_ < members_.size()) {
+        members_[started_++]->client.start();
+    }
+}
+
+void swarm::settled() {
+    {
+        std::lock_guard const lock{mutex_};
+        ++settled_;
+    }
+    start_next();
+}
+
+swarm::counts swarm::look() const {
+    std::lock_guard const lock{mutex_};
+    return counts_;
+}
+
+bool swarm::has_settled() const {
+    std::lock_guard const lock{mutex_};
+    return settled_ == size_;
+}
+
+std::vector<milliseconds> swarm::latencies() const {
+    std::lock_guard const lock{mutex_};
+    auto sorted = latencies_;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted;
+}
+
+void swarm::close_all() {
+    close(0, size_);
+}
+
+void swarm::close(std::size_t first, std::size_t count) {
+    loop_.run([&] {
+        for (auto i = first; i < first + count; ++i) {
+            members_[i]->client.close();
+        }
+    });
+}
+
+} // namespace presenced::tests
