@@ -244,13 +244,15 @@ BEGIN
     END IF;
 
     -- One look at what is left says which flags are wrong and whether there is anything to reap.
-    SELECT array_agg(l.id) FILTER (WHERE l.active <> (r.oldest IS NOT NULL)),
-           bool_or(r.oldest <= cutoff)
-    FROM unnest(locked, flags) AS l (id, active),
-         LATERAL (SELECT min(s.last_seen_at) AS oldest FROM agent_subscriptions s
-                  WHERE s.agent_id = l.id) r
-    INTO changed, has_stale;
-
+    -- While nothing may be judged, as in the storm after an outage, a look at one row is enough.
+    IF cutoff > '-infinity' THEN
+        SELECT array_agg(l.id) FILTER (WHERE l.active <> (r.oldest IS NOT NULL)),
+               bool_or(r.oldest <= cutoff)
+        FROM unnest(locked, flags) AS l (id, active),
+             LATERAL (SELECT min(s.last_seen_at) AS oldest FROM agent_subscriptions s
+                      WHERE s.agent_id = l.id) r
+        INTO changed, has_stale;
+    END IF;
     IF has_stale THEN
         -- A stale row that somebody holds is never waited for: it may be in the middle of a
         -- renewal. A row renewed meanwhile is checked again when it is locked, and left alone.
@@ -264,14 +266,16 @@ BEGIN
         reaped := cardinality(stale);
         IF reaped > 0 THEN
             DELETE FROM agent_subscriptions s WHERE s.token = ANY (stale);
-            SELECT array_agg(l.id)
-            FROM unnest(locked, flags) AS l (id, active),
-                 LATERAL (SELECT count(*) AS rows FROM (
-                              SELECT FROM agent_subscriptions s WHERE s.agent_id = l.id
-                              LIMIT 1) one) r
-            WHERE l.active <> (r.rows > 0)
-            INTO changed;
         END IF;
+    END IF;
+    IF reaped > 0 OR (cutoff > '-infinity') IS NOT TRUE THEN
+        SELECT array_agg(l.id)
+        FROM unnest(locked, flags) AS l (id, active),
+             LATERAL (SELECT count(*) AS rows FROM (
+                          SELECT FROM agent_subscriptions s WHERE s.agent_id = l.id
+                          LIMIT 1) one) r
+        WHERE l.active <> (r.rows > 0)
+        INTO changed;
     END IF;
 
     -- NOTIFY takes a lock on the whole database until commit: flips only.
