@@ -2,7 +2,10 @@
 
 namespace presenced::db {
 
-courier::courier() : thread_{[this] { run(); }} {}
+courier::courier()
+    : thread_{[this] {
+        run();
+    }} {}
 
 courier::~courier() {
     {

@@ -107,8 +107,7 @@ std::string show(milliseconds d) {
 }
 
 bool is_passing(std::string_view sqlstate) {
-    return sqlstate == "40001" || sqlstate == "40P01" || sqlstate == "55P03" ||
-           sqlstate == "57014";
+    return sqlstate == "40001" || sqlstate == "40P01" || sqlstate == "55P03" || sqlstate == "57014";
 }
 
 bool is_in_class(std::string_view sqlstate, std::string_view error_class) {
@@ -125,7 +124,8 @@ bool is_outcome_unknown(std::string_view sqlstate) {
 
 // A libpqxx connection and a duplicate of its socket for the watchdog.
 struct connection::session {
-    explicit session(std::string const& conninfo) : link{conninfo} {
+    explicit session(std::string const& conninfo)
+        : link{conninfo} {
         port::never_reconnect(link);
         // Details quote whole rows: tokens and names that have no business in a log.
         link.set_verbosity(port::terse);
@@ -145,7 +145,9 @@ struct connection::session {
 };
 
 connection::connection(session_context const& context, session_profile profile)
-    : context_{context}, profile_{std::move(profile)}, random_{std::random_device{}()} {
+    : context_{context}
+    , profile_{std::move(profile)}
+    , random_{std::random_device{}()} {
     conninfo_ = completed(context_.conninfo, secrets_);
 }
 
@@ -183,9 +185,13 @@ bool connection::connect(stop_signal& stop) {
             open(stop);
         } catch (std::exception const& e) {
             bool const reached = session_ != nullptr;
+            // libpqxx 6 then knows no more than that it cannot tell the error's encoding.
+            auto const text = reached && !session_->link.is_open()
+                                  ? "the server closed the connection"
+                                  : scrubbed(e.what());
             drop();
             ++failures_;
-            context_.board.failed(profile_.board_number, scrubbed(e.what()), true, reached);
+            context_.board.failed(profile_.board_number, text, true, reached);
         }
     }
     return true;
@@ -201,7 +207,8 @@ void connection::open(stop_signal& stop) {
         // database's defaults are, because the promises rest on them.
         tx.exec("SET client_encoding = 'UTF8'; SET client_min_messages = warning;"
                 "SET default_transaction_isolation = 'read committed';"
-                "SET synchronous_commit = " + std::string{profile_.durable ? "on" : "off"} +
+                "SET synchronous_commit = " +
+                std::string{profile_.durable ? "on" : "off"} +
                 "; SET statement_timeout = " + show(context_.call_timeout) +
                 "; SET lock_timeout = " + show(profile_.lock_timeout) +
                 "; SET idle_in_transaction_session_timeout = " + show(context_.call_timeout) +

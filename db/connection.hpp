@@ -50,10 +50,10 @@ enum class fault : std::uint8_t {
 class call_failure : public std::runtime_error {
 public:
     call_failure(fault kind, std::string sqlstate, bool outcome_known, std::string const& text)
-        : std::runtime_error{text},
-          kind_{kind},
-          sqlstate_{std::move(sqlstate)},
-          outcome_known_{outcome_known} {}
+        : std::runtime_error{text}
+        , kind_{kind}
+        , sqlstate_{std::move(sqlstate)}
+        , outcome_known_{outcome_known} {}
 
     fault kind() const { return kind_; }
     // Empty when the connection broke without a word.

@@ -47,12 +47,19 @@ token_answer read(row const& found, std::uint64_t key) {
 } // namespace
 
 lookup::lookup(session_context const& context, std::size_t board_number, stop_signal& stop)
-    : stop_{stop},
-      watcher_{context.watcher},
-      link_{context,
-            {"lookup", board_number, false, true, lock_timeout, true,
-             {&statements::authenticate, &statements::check_tokens}}},
-      thread_{[this] { run(); }} {}
+    : stop_{stop}
+    , watcher_{context.watcher}
+    , link_{context,
+            {"lookup",
+             board_number,
+             false,
+             true,
+             lock_timeout,
+             true,
+             {&statements::authenticate, &statements::check_tokens}}}
+    , thread_{[this] {
+        run();
+    }} {}
 
 bool lookup::push(authenticate_request request) {
     {

@@ -24,15 +24,15 @@ constexpr milliseconds last_call{500};
 class postgres_store final : public store {
 public:
     postgres_store(postgres_options options, observer& watcher)
-        : options_{std::move(options)},
-          board_{watcher},
-          context_{options_.conninfo,
+        : options_{std::move(options)}
+        , board_{watcher}
+        , context_{options_.conninfo,
                    options_.call_timeout,
                    options_.timings.reconnect_limit(),
                    dog_,
                    board_,
-                   watcher},
-          transitions_{options_.transition_lanes} {
+                   watcher}
+        , transitions_{options_.transition_lanes} {
         auto const lanes = std::max(options_.transition_lanes, 1U);
         std::vector<std::size_t> numbers;
         for (unsigned n = 0; n < lanes; ++n) {

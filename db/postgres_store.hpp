@@ -19,9 +19,9 @@
 namespace presenced::db {
 
 struct postgres_options {
-    std::string conninfo;  // libpq connection string or URI; empty: libpq's own environment
-    std::string node;      // this node's name, in rows and in `nodes`
-    std::string boot_id;   // this process, told from its predecessors
+    std::string conninfo; // libpq connection string or URI; empty: libpq's own environment
+    std::string node;     // this node's name, in rows and in `nodes`
+    std::string boot_id;  // this process, told from its predecessors
     std::string version;
     presence::settings timings;
     std::chrono::hours keep_transitions{90 * 24};

@@ -16,7 +16,8 @@ using std::chrono::steady_clock;
 
 constexpr std::size_t batch_limit = 500;
 constexpr milliseconds lock_timeout{100};
-// Renewals are in no hurry: a few at a time are gathered, or each would be a transaction of its own.
+// Renewals are in no hurry: a few at a time are gathered, or each would be a transaction of its
+// own.
 constexpr milliseconds gathering{25};
 constexpr milliseconds longest_pause{30'000};
 
@@ -24,21 +25,27 @@ constexpr milliseconds longest_pause{30'000};
 
 renewer::renewer(session_context const& context, postgres_options const& options,
                  std::size_t board_number, stop_signal& stop)
-    : options_{options},
-      board_{context.board},
-      watcher_{context.watcher},
-      stop_{stop},
-      link_{context,
-            {"renewal", board_number, true, false, lock_timeout, false,
-             {&statements::renew, &statements::forget_node}}},
-      thread_{[this] { run(); }} {}
+    : options_{options}
+    , board_{context.board}
+    , watcher_{context.watcher}
+    , stop_{stop}
+    , link_{context,
+            {"renewal",
+             board_number,
+             true,
+             false,
+             lock_timeout,
+             false,
+             {&statements::renew, &statements::forget_node}}}
+    , thread_{[this] {
+        run();
+    }} {}
 
 void renewer::push(renew_request request) {
     {
         std::lock_guard const lock{mutex_};
         waiting_.insert_or_assign(
-            request.token,
-            renewal{request.agent, request.box, request.key, steady_clock::now()});
+            request.token, renewal{request.agent, request.box, request.key, steady_clock::now()});
     }
     changed_.notify_one();
 }
@@ -335,8 +342,7 @@ void renewer::say_goodbye() {
         return;
     }
     try {
-        static_cast<void>(
-            link_.call(statements::forget_node, {options_.node, options_.boot_id}));
+        static_cast<void>(link_.call(statements::forget_node, {options_.node, options_.boot_id}));
     } catch (call_failure const& e) {
         spdlog::warn("node row left behind reason=\"{}\"", e.what());
     }

@@ -67,7 +67,7 @@ private:
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     renewals waiting_;
-    renewals held_; // somebody else holds their rows
+    renewals held_;                         // somebody else holds their rows
     std::map<lease_token, bool> in_flight_; // true: forgotten
     std::vector<mailbox*> outage_boxes_;
     bool ticking_ = true;

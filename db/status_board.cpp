@@ -91,7 +91,9 @@ store_health status_board::health() const {
     std::lock_guard const lock{mutex_};
     store_health h;
     auto const now = steady_clock::now();
-    auto const since = [now](time_point t) { return duration_cast<milliseconds>(now - t); };
+    auto const since = [now](time_point t) {
+        return duration_cast<milliseconds>(now - t);
+    };
     h.reachable = true;
     h.writable = false;
     for (auto const& l : lanes_) {

@@ -13,7 +13,8 @@ namespace presenced::db {
 // Thread-safe.
 class status_board {
 public:
-    explicit status_board(observer& watcher) : watcher_{watcher} {}
+    explicit status_board(observer& watcher)
+        : watcher_{watcher} {}
 
     // Before any thread starts; the number names the lane from then on. `beats`: the lane writes
     // all the time, so that it is the one that knows whether the database can be written to.

@@ -19,7 +19,7 @@ using presence::lease_token;
 using presence::owner_id;
 using presence::release_reason;
 
-using token_id = std::int64_t; // access_tokens.id
+using token_id = std::int64_t;                     // access_tokens.id
 using token_digest = std::array<std::uint8_t, 32>; // SHA-256 of an access token
 
 enum class lease_outcome : std::uint8_t {
@@ -29,7 +29,7 @@ enum class lease_outcome : std::uint8_t {
     unavailable, // not even queued: too much waits already
     released,    // the row is gone, whoever removed it
     renewed,
-    missing,     // a renewal found no row: the lease is lost
+    missing, // a renewal found no row: the lease is lost
 };
 
 struct lease_answer {

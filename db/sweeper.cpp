@@ -21,13 +21,14 @@ constexpr milliseconds shortest_pause{10};
 
 sweeper::sweeper(session_context const& context, postgres_options const& options,
                  std::size_t board_number, stop_signal& stop)
-    : options_{options},
-      board_{context.board},
-      watcher_{context.watcher},
-      stop_{stop},
-      link_{context,
-            {"sweep", board_number, true, true, lock_timeout, false, {&statements::sweep}}},
-      thread_{[this] { run(); }} {}
+    : options_{options}
+    , board_{context.board}
+    , watcher_{context.watcher}
+    , stop_{stop}
+    , link_{context, {"sweep", board_number, true, true, lock_timeout, false, {&statements::sweep}}}
+    , thread_{[this] {
+        run();
+    }} {}
 
 void sweeper::run() {
     while (link_.connect(stop_)) {
@@ -40,7 +41,8 @@ void sweeper::run() {
                 pause = sweep();
             } catch (call_failure const& e) {
                 spdlog::debug("sweep failed sqlstate={} reason=\"{}\"", e.sqlstate(), e.what());
-                pause = e.kind() == fault::connection ? milliseconds{0} : options_.timings.sweep / 5;
+                pause =
+                    e.kind() == fault::connection ? milliseconds{0} : options_.timings.sweep / 5;
             }
         }
         if (stop_.wait_for(pause)) {
@@ -52,10 +54,9 @@ void sweeper::run() {
 // One round. Returns how long until the next, as the database sees it over all nodes.
 milliseconds sweeper::sweep() {
     auto const reply = link_.call(
-        statements::sweep, {options_.node, options_.boot_id,
-                            std::to_string(options_.timings.sweep.count()),
-                            std::to_string(options_.keep_transitions.count()),
-                            std::to_string(agents_a_round)});
+        statements::sweep,
+        {options_.node, options_.boot_id, std::to_string(options_.timings.sweep.count()),
+         std::to_string(options_.keep_transitions.count()), std::to_string(agents_a_round)});
     auto const& columns = reply.at(0);
     if (columns.at(0) == "t") {
         board_.swept();

@@ -37,11 +37,11 @@ char const* kind_of(operation const& op) {
 
 transition_batch::transition_batch(connection& link, transition_queue& queue, observer& watcher,
                                    std::string const& node, milliseconds call_timeout)
-    : link_{link},
-      queue_{queue},
-      watcher_{watcher},
-      node_{node},
-      validity_{request_validity(call_timeout)} {}
+    : link_{link}
+    , queue_{queue}
+    , watcher_{watcher}
+    , node_{node}
+    , validity_{request_validity(call_timeout)} {}
 
 void transition_batch::answer(operations& from, operations::iterator it, lease_outcome outcome) {
     answers_.add(*it->box, {it->key, outcome});
@@ -88,10 +88,10 @@ void transition_batch::send(operations batch, bool waits, leftover& left) {
     }
     try {
         auto const not_after = link_.database_time() + validity_.count();
-        auto const reply = link_.call(
-            statements::transition, {kinds.take(), agents.take(), tokens.take(),
-                                     session_ids.take(), owners.take(), node_,
-                                     std::to_string(not_after), waits ? "true" : "false"});
+        auto const reply =
+            link_.call(statements::transition,
+                       {kinds.take(), agents.take(), tokens.take(), session_ids.take(),
+                        owners.take(), node_, std::to_string(not_after), waits ? "true" : "false"});
         sort(std::move(batch), reply, left);
     } catch (call_failure const& e) {
         if (e.kind() == fault::element && batch.size() > 1) {
@@ -168,15 +168,22 @@ void transition_batch::blame(operations one, call_failure const& e, leftover& le
 transition_lane::transition_lane(unsigned number, session_context const& context,
                                  std::string const& node, std::size_t board_number,
                                  transition_queue& queue, stop_signal& stop)
-    : number_{number},
-      queue_{queue},
-      stop_{stop},
-      watcher_{context.watcher},
-      link_{context,
-            {"transition", board_number, true, true, lane_lock_timeout, false,
-             {&statements::transition}}},
-      batch_{link_, queue, context.watcher, node, context.call_timeout},
-      thread_{[this] { run(); }} {}
+    : number_{number}
+    , queue_{queue}
+    , stop_{stop}
+    , watcher_{context.watcher}
+    , link_{context,
+            {"transition",
+             board_number,
+             true,
+             true,
+             lane_lock_timeout,
+             false,
+             {&statements::transition}}}
+    , batch_{link_, queue, context.watcher, node, context.call_timeout}
+    , thread_{[this] {
+        run();
+    }} {}
 
 void transition_lane::run() {
     auto limit = batch_limit;
@@ -218,14 +225,15 @@ void transition_lane::run() {
 
 busy_lane::busy_lane(session_context const& context, std::string const& node,
                      std::size_t board_number, transition_queue& queue, stop_signal& stop)
-    : queue_{queue},
-      stop_{stop},
-      watcher_{context.watcher},
-      link_{context,
-            {"busy", board_number, true, true, busy_lock_timeout, false,
-             {&statements::transition}}},
-      batch_{link_, queue, context.watcher, node, context.call_timeout},
-      thread_{[this] { run(); }} {}
+    : queue_{queue}
+    , stop_{stop}
+    , watcher_{context.watcher}
+    , link_{context,
+            {"busy", board_number, true, true, busy_lock_timeout, false, {&statements::transition}}}
+    , batch_{link_, queue, context.watcher, node, context.call_timeout}
+    , thread_{[this] {
+        run();
+    }} {}
 
 // Each round first passes over whatever is still held, so that nobody who is free by now waits
 // for a stuck one, and then waits a little for one agent: under contention, passing over alone
@@ -244,10 +252,10 @@ void busy_lane::run() {
         if (held.empty()) {
             continue;
         }
-        auto const chosen = std::min_element(held.begin(), held.end(),
-                                             [](auto const& a, auto const& b) {
-                                                 return a.failures < b.failures;
-                                             })->agent;
+        auto const chosen =
+            std::min_element(held.begin(), held.end(), [](auto const& a, auto const& b) {
+                return a.failures < b.failures;
+            })->agent;
         operations one;
         for (auto it = held.begin(); it != held.end();) {
             auto const here = it++;

@@ -18,8 +18,8 @@ public:
 
     // What is left of a batch once the answered ones are answered.
     struct leftover {
-        operations busy;  // agents or rows that somebody else holds
-        operations again; // to be sent again
+        operations busy;     // agents or rows that somebody else holds
+        operations again;    // to be sent again
         operations poisoned; // releases that the database refuses
         bool locked = false; // `again` for a lock timeout
         bool slow = false;   // `again` for taking too long

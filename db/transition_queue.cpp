@@ -18,7 +18,8 @@ std::size_t hash(lease_token const& token) {
 } // namespace
 
 transition_queue::transition_queue(unsigned lanes)
-    : lanes_(std::max(lanes, 1U)), acquires_(0, &hash) {}
+    : lanes_(std::max(lanes, 1U))
+    , acquires_(0, &hash) {}
 
 transition_queue::lane_queue& transition_queue::lane_of(agent_id agent) {
     return lanes_[static_cast<std::uint64_t>(agent) % lanes_.size()];
@@ -199,7 +200,8 @@ operations transition_queue::give_back(operations batch) {
     while (!batch.empty()) {
         operations one;
         one.splice(one.begin(), batch, std::prev(batch.end()));
-        settle(lane_of(one.front().agent).waiting, std::move(one), true);
+        auto& home = lane_of(one.front().agent).waiting;
+        settle(home, std::move(one), true);
     }
     for (auto& lane : lanes_) {
         lane.changed.notify_one();

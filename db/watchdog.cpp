@@ -6,7 +6,10 @@
 
 namespace presenced::db {
 
-watchdog::watchdog() : thread_{[this] { run(); }} {}
+watchdog::watchdog()
+    : thread_{[this] {
+        run();
+    }} {}
 
 watchdog::~watchdog() {
     {
@@ -18,7 +21,9 @@ watchdog::~watchdog() {
 }
 
 watchdog::guard::guard(watchdog& dog, int socket, time_point deadline)
-    : dog_{dog}, socket_{socket}, deadline_{deadline} {
+    : dog_{dog}
+    , socket_{socket}
+    , deadline_{deadline} {
     std::lock_guard const lock{dog_.mutex_};
     self_ = dog_.guards_.insert(dog_.guards_.end(), this);
     if (deadline < dog_.wakes_at_) {

@@ -157,8 +157,7 @@ int free_port() {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t size = sizeof address;
     auto* const generic = reinterpret_cast<sockaddr*>(&address);
-    bool const bound =
-        ::bind(fd, generic, size) == 0 && ::getsockname(fd, generic, &size) == 0;
+    bool const bound = ::bind(fd, generic, size) == 0 && ::getsockname(fd, generic, &size) == 0;
     ::close(fd);
     if (!bound) {
         throw std::runtime_error{"no free port on loopback"};
@@ -208,12 +207,14 @@ void sql_session::closer::operator()(void* link) const {
     PQfinish(static_cast<PGconn*>(link));
 }
 
-sql_session::sql_session(std::string const& conninfo) : link_{PQconnectdb(conninfo.c_str())} {
+sql_session::sql_session(std::string const& conninfo)
+    : link_{PQconnectdb(conninfo.c_str())} {
     auto* const link = static_cast<PGconn*>(link_.get());
     if (PQstatus(link) != CONNECTION_OK) {
         throw std::runtime_error{PQerrorMessage(link)};
     }
-    PQsetNoticeProcessor(link, [](void*, char const*) {}, nullptr);
+    PQsetNoticeProcessor(
+        link, [](void*, char const*) {}, nullptr);
 }
 
 sql_session::~sql_session() = default;
@@ -264,7 +265,9 @@ pid_t sql_session::backend() const {
 }
 
 postgres::postgres(std::vector<std::string> settings)
-    : bin_{find_binaries()}, home_{make_home()}, settings_{std::move(settings)} {
+    : bin_{find_binaries()}
+    , home_{make_home()}
+    , settings_{std::move(settings)} {
     // Outlives this program by a moment, to clean up also after a crash.
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) {
@@ -333,8 +336,8 @@ bool postgres::answers() const {
 
 void postgres::launch() {
     std::vector<std::string> command{
-        bin_ + "/postgres", "-D", home_ + "/data", "-k", home_, "-h", "127.0.0.1",
-        "-p", std::to_string(port_)};
+        bin_ + "/postgres", "-D", home_ + "/data",      "-k", home_, "-h",
+        "127.0.0.1",        "-p", std::to_string(port_)};
     for (auto const& setting :
          {"fsync = off", "full_page_writes = off", "shared_buffers = 32MB", "max_connections = 100",
           "log_min_messages = warning", "max_wal_size = 256MB"}) {

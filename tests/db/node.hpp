@@ -1,0 +1,204 @@
+// What the tests of the store share: a mailbox that remembers, and a store as a node has it.
+#pragma once
+
+#include "db/postgres_store.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/postgres.hpp"
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace presenced::tests {
+
+using namespace std::chrono_literals;
+using db::lease_outcome;
+using db::lease_token;
+using db::release_reason;
+using db::token_outcome;
+
+// Keeps every answer, by key.
+class inbox final : public db::mailbox {
+public:
+    void deliver(std::vector<db::lease_answer> answers) override {
+        std::lock_guard const lock{mutex_};
+        for (auto const& a : answers) {
+            leases_[a.key].push_back(a.outcome);
+        }
+    }
+    void deliver(std::vector<db::token_answer> answers) override {
+        std::lock_guard const lock{mutex_};
+        for (auto const& a : answers) {
+            tokens_.insert_or_assign(a.key, a);
+        }
+    }
+    void deliver_ended(std::vector<db::token_id> ended) override {
+        std::lock_guard const lock{mutex_};
+        ended_.push_back(std::move(ended));
+    }
+    void database_back() override { ++backs; }
+
+    // All answers that came for a key; more than one is a defect.
+    std::vector<lease_outcome> outcomes(std::uint64_t key) const {
+        std::lock_guard const lock{mutex_};
+        auto const found = leases_.find(key);
+        return found == leases_.end() ? std::vector<lease_outcome>{} : found->second;
+    }
+    std::size_t count(lease_outcome outcome) const {
+        std::lock_guard const lock{mutex_};
+        std::size_t n = 0;
+        for (auto const& [key, outcomes] : leases_) {
+            for (auto const o : outcomes) {
+                n += o == outcome ? 1U : 0U;
+            }
+        }
+        return n;
+    }
+    std::size_t answered() const {
+        std::lock_guard const lock{mutex_};
+        return leases_.size();
+    }
+    std::map<std::uint64_t, db::token_answer> tokens() const {
+        std::lock_guard const lock{mutex_};
+        return tokens_;
+    }
+    std::vector<std::vector<db::token_id>> ended() const {
+        std::lock_guard const lock{mutex_};
+        return ended_;
+    }
+
+    std::atomic<int> backs{0};
+
+private:
+    mutable std::mutex mutex_;
+    std::map<std::uint64_t, std::vector<lease_outcome>> leases_;
+    std::map<std::uint64_t, db::token_answer> tokens_;
+    std::vector<std::vector<db::token_id>> ended_;
+};
+
+inline lease_token make_token(std::string const& prefix, unsigned long number) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%s-%022lu", prefix.c_str(), number);
+    lease_token token;
+    // The last digits tell tokens apart, the first letters nodes.
+    auto const* const digits = text + std::strlen(text) - (token.text.size() - prefix.size());
+    std::memcpy(token.text.data(), prefix.data(), prefix.size());
+    std::memcpy(token.text.data() + prefix.size(), digits, token.text.size() - prefix.size());
+    return token;
+}
+
+// Timings that let a test see a lease run out: stale after 2.4 s, a tick every 40 ms.
+inline presence::settings quick() {
+    presence::settings s;
+    s.heartbeat = 500ms;
+    s.stale_after = 2'400ms;
+    s.sweep = 200ms;
+    return s;
+}
+
+// A store with its mailbox, on one database.
+class node {
+public:
+    explicit node(std::string const& conninfo, std::string name = "a",
+                  presence::settings timings = {})
+        : name_{std::move(name)} {
+        db::postgres_options options;
+        options.conninfo = conninfo;
+        options.node = name_;
+        options.boot_id = name_ + "-boot";
+        options.version = "test";
+        options.timings = timings;
+        store = db::make_postgres_store(std::move(options), silent_);
+        store->subscribe_to_outages(box);
+    }
+
+    // Each returns the key that its answer will have.
+    std::uint64_t acquire(db::agent_id agent, lease_token const& token, db::owner_id owner = 1,
+                          std::optional<std::string> session_id = std::nullopt) {
+        store->acquire({agent, owner, token, std::move(session_id), &box, ++key_});
+        return key_;
+    }
+    std::uint64_t release(db::agent_id agent, lease_token const& token,
+                          release_reason why = release_reason::unsubscribed) {
+        store->release({agent, token, why, &box, ++key_});
+        return key_;
+    }
+    std::uint64_t renew(db::agent_id agent, lease_token const& token) {
+        store->renew({agent, token, &box, ++key_});
+        return key_;
+    }
+    std::uint64_t authenticate(unsigned char first_byte) {
+        db::token_digest digest{};
+        digest[0] = first_byte;
+        store->authenticate({digest, &box, ++key_});
+        return key_;
+    }
+
+    // Waits for an answer, and that it is the only one.
+    bool got(std::uint64_t key, lease_outcome outcome, std::chrono::milliseconds within = 10s) {
+        return eventually([&] { return !box.outcomes(key).empty(); }, within) &&
+               box.outcomes(key) == std::vector{outcome};
+    }
+    bool is_up(std::chrono::milliseconds within = 10s) {
+        return eventually(
+            [&] {
+                auto const h = store->health();
+                return h.reachable && h.writable;
+            },
+            within);
+    }
+    lease_token token() { return make_token(name_, ++tokens_); }
+    std::string const& name() const { return name_; }
+
+    inbox box;
+    std::unique_ptr<db::store> store;
+
+private:
+    std::string name_;
+    db::observer silent_;
+    std::uint64_t key_ = 0;
+    unsigned long tokens_ = 0;
+};
+
+// A fresh database with agents 1 to 9 of owner 1, a session on it, and a node.
+struct world {
+    explicit world(presence::settings timings = {})
+        : conninfo{postgres::shared().create_database()}
+        , sql{conninfo} {
+        sql.query("INSERT INTO agents (id, owner_id) SELECT g, 1 FROM generate_series(1, 9) g");
+        sql.query("UPDATE presence_clock SET stale_after = interval '" +
+                  std::to_string(timings.stale_after.count()) + " milliseconds'");
+    }
+
+    bool flag(db::agent_id agent) {
+        return sql.value("SELECT routing_active FROM agents WHERE id = " + std::to_string(agent)) ==
+               "t";
+    }
+    long rows(std::string const& where = "true") {
+        return sql.number("SELECT count(*) FROM agent_subscriptions WHERE " + where);
+    }
+    // The backends of presenced in this database that are in the middle of a statement so named.
+    std::vector<pid_t> backends(std::string const& condition) {
+        std::vector<pid_t> pids;
+        for (auto const& line :
+             sql.query("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND "
+                       "application_name = 'presenced' AND " +
+                       condition)) {
+            pids.push_back(std::stoi(line[0]));
+        }
+        return pids;
+    }
+    void terminate_all() {
+        sql.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                  "WHERE datname = current_database() AND application_name = 'presenced'");
+    }
+
+    std::string conninfo;
+    sql_session sql;
+};
+
+} // namespace presenced::tests

@@ -1,0 +1,205 @@
+#include "tests/db/node.hpp"
+
+using namespace presenced;
+using namespace presenced::tests;
+
+TEST_CASE("renew: only last_seen_at of its own row changes", "[db][renew]") {
+    world w;
+    node a{w.conninfo};
+    auto const mine = a.token();
+    auto const other = a.token();
+    REQUIRE(a.got(a.acquire(7, mine), lease_outcome::acquired));
+    REQUIRE(a.got(a.acquire(7, other), lease_outcome::acquired));
+    w.sql.query("UPDATE agent_subscriptions SET last_seen_at = last_seen_at - interval '10 s'");
+    auto const rest = "SELECT string_agg(row(agent_id, token, session_id, node, created_at)::text, "
+                      "';' ORDER BY token) FROM agent_subscriptions";
+    auto const before = w.sql.value(rest);
+    REQUIRE(a.got(a.renew(7, mine), lease_outcome::renewed));
+    CHECK(w.rows("last_seen_at > now() - interval '5 s'") == 1);
+    CHECK(w.sql.value(rest) == before);
+}
+
+TEST_CASE("P4: a renewal never brings a removed row back", "[db][renew]") {
+    world w;
+    node a{w.conninfo};
+    auto const token = a.token();
+    REQUIRE(a.got(a.acquire(7, token), lease_outcome::acquired));
+    w.sql.query("DELETE FROM agent_subscriptions");
+    CHECK(a.got(a.renew(7, token), lease_outcome::missing));
+    CHECK(w.rows() == 0);
+    auto const second = a.token();
+    REQUIRE(a.got(a.acquire(7, second), lease_outcome::acquired));
+    w.sql.query("DELETE FROM agents WHERE id = 7");
+    CHECK(a.got(a.renew(7, second), lease_outcome::missing));
+}
+
+TEST_CASE("renew: thousands of renewals are HOT updates and all are answered", "[db][renew]") {
+    world w;
+    node a{w.conninfo};
+    std::vector<lease_token> tokens;
+    for (int i = 0; i < 3'000; ++i) {
+        tokens.push_back(a.token());
+        a.acquire(i % 9 + 1, tokens.back());
+    }
+    REQUIRE(eventually([&] { return a.box.count(lease_outcome::acquired) == 3'000; }));
+    w.sql.query("DELETE FROM agent_subscriptions WHERE agent_id = 5");
+    std::vector<std::uint64_t> keys;
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+        keys.push_back(a.renew(static_cast<db::agent_id>(i % 9 + 1), tokens[i]));
+    }
+    REQUIRE(eventually([&] { return a.box.answered() == 6'000; }));
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        auto const expected = i % 9 + 1 == 5 ? lease_outcome::missing : lease_outcome::renewed;
+        wrong += a.box.outcomes(keys[i]) == std::vector{expected} ? 0U : 1U;
+    }
+    CHECK(wrong == 0);
+}
+
+TEST_CASE("tick: comes about every tick(), and from the renewals' transaction", "[db][tick]") {
+    world w{quick()};
+    node a{w.conninfo, "a", quick()};
+    REQUIRE(a.is_up());
+    auto const ticked = [&] {
+        return w.sql.value("SELECT ticked_at FROM presence_clock");
+    };
+    auto const first = ticked();
+    CHECK(eventually([&] { return ticked() != first; }, 2s));
+    CHECK(a.store->health().since_tick < 2s);
+    CHECK(w.sql.value("SELECT presence_known()") == "t");
+
+    // Whatever stops renewals stops ticks too: here, DDL that holds the table.
+    sql_session ddl{w.conninfo};
+    ddl.query("BEGIN; LOCK TABLE agent_subscriptions IN ACCESS EXCLUSIVE MODE");
+    auto const stopped = ticked();
+    // Long enough for the gap to be an amnesty (2 x sweep), with every tick tried meanwhile.
+    CHECK(eventually([&] {
+        return w.sql.value("SELECT clock_timestamp() > judge_until + interval '200 ms' "
+                           "FROM presence_clock") == "t";
+    }));
+    CHECK(w.sql.number("SELECT count(*) FROM presence_clock WHERE ticked_at > '" + stopped +
+                       "'::timestamptz + interval '100 ms'") == 0);
+    ddl.query("COMMIT");
+    CHECK(eventually(
+        [&] {
+            return w.sql.value("SELECT amnesty_until > clock_timestamp() + interval '1 s' "
+                               "FROM presence_clock") == "t";
+        },
+        5s));
+}
+
+TEST_CASE("P3: after a gap in the ticks nobody is reaped for one stale_after", "[db][tick]") {
+    world w;
+    node a{w.conninfo};
+    auto const token = a.token();
+    REQUIRE(a.got(a.acquire(7, token), lease_outcome::acquired));
+    // As if the database had been away for a minute: the last tick and the row are that old.
+    w.sql.query("BEGIN; LOCK TABLE agent_subscriptions IN ACCESS EXCLUSIVE MODE;"
+                "UPDATE presence_clock SET ticked_at = now() - interval '60 s', "
+                "judge_until = now() - interval '50 s', amnesty_until = '-infinity';"
+                "UPDATE agent_subscriptions SET last_seen_at = now() - interval '61 s'; COMMIT");
+    auto const other = a.token();
+    REQUIRE(a.got(a.acquire(7, other), lease_outcome::acquired));
+    CHECK(eventually(
+        [&] { return w.sql.value("SELECT amnesty_until > now() FROM presence_clock") == "t"; }));
+    REQUIRE(a.got(a.release(7, other), lease_outcome::released));
+    CHECK(w.rows("token = '" + std::string{token.view()} + "'") == 1);
+    CHECK(w.flag(7));
+    CHECK(a.got(a.renew(7, token), lease_outcome::renewed));
+}
+
+TEST_CASE("P9: a subscription row held by somebody else delays its own renewal only, and is not "
+          "reaped although stale by age",
+          "[db][renew]") {
+    world w{quick()};
+    node a{w.conninfo, "a", quick()};
+    std::vector<lease_token> tokens;
+    for (int i = 0; i < 50; ++i) {
+        tokens.push_back(a.token());
+        REQUIRE(a.got(a.acquire(7, tokens.back()), lease_outcome::acquired));
+    }
+    sql_session holder{w.conninfo};
+    std::string const held{tokens[20].view()};
+    holder.query("BEGIN; SELECT 1 FROM agent_subscriptions WHERE token = '" + held +
+                 "' FOR UPDATE");
+    auto const waiting = a.renew(7, tokens[20]);
+    // Everybody else is renewed time and again while the held row ages past stale_after.
+    std::chrono::milliseconds longest{0};
+    std::size_t rounds = 0;
+    auto const aged = [&] {
+        return w.rows("token = '" + held +
+                      "' AND last_seen_at < clock_timestamp() - "
+                      "interval '3 s'") == 1;
+    };
+    CHECK(eventually([&] {
+        auto const began = std::chrono::steady_clock::now();
+        std::vector<std::uint64_t> keys;
+        for (std::size_t i = 0; i < tokens.size(); ++i) {
+            if (i != 20) {
+                keys.push_back(a.renew(7, tokens[i]));
+            }
+        }
+        bool all = true;
+        for (auto const key : keys) {
+            all = all && a.got(key, lease_outcome::renewed);
+        }
+        longest = std::max(longest, std::chrono::duration_cast<std::chrono::milliseconds>(
+                                        std::chrono::steady_clock::now() - began));
+        ++rounds;
+        return !all || aged();
+    }));
+    CHECK(rounds > 1);
+    CHECK(longest < 2s); // 100 ms of waiting; the rest is room for slow machines and sanitizers
+    CHECK(aged());
+    CHECK(a.box.outcomes(waiting).empty());
+    // The sweep, and a subscribe, which reaps too: the held one stays.
+    REQUIRE(a.got(a.acquire(7, a.token()), lease_outcome::acquired));
+    CHECK(w.rows() == 51);
+    CHECK(w.sql.number("SELECT count(*) FROM live_agent_subscriptions") == 51);
+    CHECK(w.sql.number("SELECT cardinality(vouched) FROM nodes") == 1);
+    holder.query("ROLLBACK");
+    CHECK(a.got(waiting, lease_outcome::renewed));
+    CHECK(w.rows() == 51);
+    CHECK(eventually([&] { return w.sql.number("SELECT cardinality(vouched) FROM nodes") == 0; }));
+}
+
+TEST_CASE("renew: a renewal that is forgotten is not vouched for any more", "[db][renew]") {
+    world w{quick()};
+    node a{w.conninfo, "a", quick()};
+    auto const token = a.token();
+    REQUIRE(a.got(a.acquire(7, token), lease_outcome::acquired));
+    sql_session holder{w.conninfo};
+    holder.query("BEGIN; SELECT 1 FROM agent_subscriptions FOR UPDATE");
+    a.renew(7, token);
+    auto const vouched = [&] {
+        return w.sql.number("SELECT cardinality(vouched) FROM nodes");
+    };
+    REQUIRE(eventually([&] { return vouched() == 1; }));
+    a.store->forget_renewal(7, token);
+    CHECK(eventually([&] { return vouched() == 0; }));
+}
+
+TEST_CASE("renew: a row whose update the database refuses delays nobody else", "[db][renew]") {
+    world w{quick()};
+    node a{w.conninfo, "a", quick()};
+    std::vector<lease_token> tokens;
+    for (int i = 0; i < 20; ++i) {
+        tokens.push_back(a.token());
+        REQUIRE(a.got(a.acquire(7, tokens.back(), 1, i == 5 ? "poison" : "fine"),
+                      lease_outcome::acquired));
+    }
+    w.sql.query("ALTER TABLE agent_subscriptions ADD CONSTRAINT no_poison "
+                "CHECK (session_id <> 'poison') NOT VALID");
+    std::vector<std::uint64_t> keys;
+    for (auto const& token : tokens) {
+        keys.push_back(a.renew(7, token));
+    }
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        if (i != 5) {
+            CHECK(a.got(keys[i], lease_outcome::renewed));
+        }
+    }
+    CHECK(a.box.outcomes(keys[5]).empty());
+    w.sql.query("ALTER TABLE agent_subscriptions DROP CONSTRAINT no_poison");
+    CHECK(a.got(keys[5], lease_outcome::renewed));
+}

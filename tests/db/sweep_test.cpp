@@ -1,0 +1,55 @@
+#include "tests/db/node.hpp"
+
+using namespace presenced;
+using namespace presenced::tests;
+
+TEST_CASE("P2: what a node leaves behind that is gone is swept away by another", "[db][sweep]") {
+    world w{quick()};
+    auto a = std::make_unique<node>(w.conninfo, "a", quick());
+    node b{w.conninfo, "b", quick()};
+    REQUIRE(a->got(a->acquire(7, a->token()), lease_outcome::acquired));
+    a.reset(); // it never released
+    CHECK(w.flag(7));
+    CHECK(eventually([&] { return !w.flag(7) && w.rows() == 0; }));
+    CHECK(w.sql.value("SELECT reason FROM routing_transitions ORDER BY id DESC LIMIT 1") ==
+          "expired");
+    CHECK(eventually([&] { return b.store->health().since_sweep < 5s; }));
+}
+
+TEST_CASE("P1: flags that disagree with the rows are put right within a sweep", "[db][sweep]") {
+    world w{quick()};
+    node a{w.conninfo, "a", quick()};
+    REQUIRE(a.is_up());
+    w.sql.query("UPDATE agents SET routing_active = true WHERE id = 3");
+    CHECK(eventually([&] { return !w.flag(3); }, 5s));
+    w.sql.query("INSERT INTO agent_subscriptions (agent_id, token) VALUES (4, 'by hand')");
+    CHECK(eventually([&] { return w.flag(4); }, 5s));
+    w.sql.query("DELETE FROM agent_subscriptions");
+    CHECK(eventually([&] { return !w.flag(4); }, 5s));
+    CHECK(w.sql.number("SELECT count(*) FROM routing_transitions WHERE reason <> 'reconciled'") ==
+          0);
+}
+
+TEST_CASE("P9: the sweep passes over an agent that somebody holds", "[db][sweep]") {
+    world w{quick()};
+    node a{w.conninfo, "a", quick()};
+    REQUIRE(a.is_up());
+    sql_session holder{w.conninfo};
+    holder.query("BEGIN; SELECT 1 FROM agents WHERE id = 3 FOR UPDATE");
+    w.sql.query("INSERT INTO agent_subscriptions (agent_id, token) VALUES (4, 'by hand')");
+    CHECK(eventually([&] { return w.flag(4); }, 5s));
+    holder.query("UPDATE agents SET routing_active = true WHERE id = 3; COMMIT");
+    CHECK(eventually([&] { return !w.flag(3); }, 5s));
+}
+
+TEST_CASE("old transitions are trimmed", "[db][sweep]") {
+    world w{quick()};
+    w.sql.query("INSERT INTO routing_transitions (agent_id, active, reason, at) "
+                "SELECT 1, true, 'subscribed', now() - interval '91 days' "
+                "FROM generate_series(1, 20)");
+    w.sql.query("INSERT INTO routing_transitions (agent_id, active, reason) "
+                "VALUES (1, true, 'subscribed')");
+    node a{w.conninfo, "a", quick()};
+    CHECK(
+        eventually([&] { return w.sql.number("SELECT count(*) FROM routing_transitions") == 1; }));
+}
