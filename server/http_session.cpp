@@ -42,6 +42,18 @@ std::string_view view(beast::string_view s) {
     return {s.data(), s.size()};
 }
 
+// A list that a request may spread over several fields of one name (RFC 9110 section 5.3).
+template <class Name>
+std::string list_of(http_request const& request, Name name) {
+    std::string list;
+    auto const [first, last] = request.equal_range(name);
+    for (auto it = first; it != last; ++it) {
+        list += list.empty() ? "" : ", ";
+        list += view(it->value());
+    }
+    return list;
+}
+
 db::token_digest digest_of(std::string_view text) {
     db::token_digest digest;
     SHA256(reinterpret_cast<unsigned char const*>(text.data()), text.size(), digest.data());
@@ -259,9 +271,10 @@ void session::upgrade(http_request request) {
     auto const origin = request.find(http::field::origin);
     auto const has_origin = origin != request.end();
     auto const origin_text = has_origin ? view(origin->value()) : std::string_view{};
+    // haproxy puts its entry into a field of its own, behind what the client sent.
     auto from =
-        find_origin(peer_, view(request[http::field::host]), view(request["X-Forwarded-For"]),
-                    view(request["X-Forwarded-Host"]), settings.trusted_proxies);
+        find_origin(peer_, view(request[http::field::host]), list_of(request, "X-Forwarded-For"),
+                    list_of(request, "X-Forwarded-Host"), settings.trusted_proxies);
     address_ = std::move(from.address);
     host_ = std::move(from.host);
 
@@ -358,12 +371,7 @@ void session::on_token(db::token_answer const& answer) {
 }
 
 void session::accept(cable_facts facts) {
-    std::string offered;
-    auto const [first, last] = request_->equal_range(http::field::sec_websocket_protocol);
-    for (auto it = first; it != last; ++it) {
-        offered += offered.empty() ? "" : ", ";
-        offered += view(it->value());
-    }
+    auto const offered = list_of(*request_, http::field::sec_websocket_protocol);
     auto const subprotocol = protocol::choose_subprotocol(offered);
     shard_.open_cable(make_websocket(std::move(socket_), std::move(*request_), subprotocol),
                       std::move(facts));
