@@ -5,6 +5,7 @@
 #include "tests/support/swarm.hpp"
 #include "tests/support/world.hpp"
 
+#include <csignal>
 #include <iostream>
 
 using namespace presenced::tests;

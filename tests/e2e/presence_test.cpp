@@ -2,6 +2,7 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/world.hpp"
 
+#include <csignal>
 #include <nlohmann/json.hpp>
 
 #include <regex>

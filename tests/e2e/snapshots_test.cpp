@@ -6,6 +6,7 @@
 #include "tests/support/world.hpp"
 
 #include <boost/asio/steady_timer.hpp>
+#include <csignal>
 
 #include <atomic>
 #include <iostream>
@@ -40,8 +41,9 @@ public:
         , timer_{loop.context()} {}
 
     void connect() {
+        server::cable_client_handler& handler = *this;
         client_ = std::make_unique<server::cable_client>(loop_.context(),
-                                                         doors_[pick(doors_.size())], *this);
+                                                         doors_[pick(doors_.size())], handler);
         client_->start();
     }
 

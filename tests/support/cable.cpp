@@ -45,8 +45,9 @@ cable_loop::~cable_loop() {
 cable::cable(cable_loop& loop, server::cable_client_options options)
     : loop_{loop} {
     loop_.run([&] {
+        server::cable_client_handler& handler = *this;
         client_ =
-            std::make_unique<server::cable_client>(loop_.context(), std::move(options), *this);
+            std::make_unique<server::cable_client>(loop_.context(), std::move(options), handler);
         client_->start();
     });
 }
