@@ -117,13 +117,15 @@ export class house {
 
     // Runs one of presenced's commands and returns what it prints.
     async command(name, words, settings = {}) {
-        const { stdout } = await run(this.#binary, words, { env: this.#environment(name, settings) })
+        const env = this.#environment(name, settings)
+        const { stdout } = await run(this.#binary, words, { env })
         return stdout.trim()
     }
 
     async start_node(name, database_name = 'normal') {
         const settings = database_name === 'quick' ? quick : {}
-        const node = new presenced_node(this, name, await free_port(), this.databases[database_name])
+        const its_database = this.databases[database_name]
+        const node = new presenced_node(this, name, await free_port(), its_database)
         node.environment = this.#environment(database_name, {
             ...settings,
             PRESENCED_LISTEN: `127.0.0.1:${node.port}`,

@@ -2,7 +2,7 @@
 import WebSocket from 'ws'
 
 export class record {
-    sockets = [] // one entry a try: { socket, opened, closed, error, frames: [{ at, text, ... }] }
+    sockets = [] // one entry a try: { socket, closed, code, error, frames }
 
     // A class for libraries that make their own sockets: new (url, protocols). `options` are those
     // of ws: headers, origin, ca, localAddress.
@@ -17,9 +17,8 @@ export class record {
     }
 
     #note(socket) {
-        const entry = { socket, at: Date.now(), opened: false, closed: false, error: null, frames: [] }
+        const entry = { socket, closed: false, code: null, error: null, frames: [] }
         this.sockets.push(entry)
-        socket.on('open', () => (entry.opened = true))
         socket.on('message', (data) => {
             entry.frames.push({ at: Date.now(), ...JSON.parse(data.toString()) })
         })
@@ -47,10 +46,14 @@ export class record {
     }
 
     confirmations(identifier) {
-        return this.of_type('confirm_subscription').filter((f) => f.identifier === identifier).length
+        return this.#about('confirm_subscription', identifier)
     }
 
     rejections(identifier) {
-        return this.of_type('reject_subscription').filter((f) => f.identifier === identifier).length
+        return this.#about('reject_subscription', identifier)
+    }
+
+    #about(type, identifier) {
+        return this.of_type(type).filter((f) => f.identifier === identifier).length
     }
 }
