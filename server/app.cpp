@@ -161,6 +161,7 @@ int app::run() {
         addresses += (addresses.empty() ? "" : ",") + bound;
     }
     std::signal(SIGPIPE, SIG_IGN); // a peer that is gone is an error code, not a signal
+    figures_.connections_limit(node_.door.limit());
     await_signal();
     for (auto const& s : shards_) {
         s->start();

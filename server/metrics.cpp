@@ -85,6 +85,8 @@ struct registered {
 
 struct metrics::figures : registered {
     Gauge& connections = gauge("presenced_connections", "WebSocket connections that are open now.");
+    Gauge& connections_limit = gauge("presenced_connections_limit",
+                                     "WebSocket connections that this node takes at most.");
     Counter& opened =
         counter("presenced_connections_opened_total", "WebSocket connections since the start.");
     labelled<Gauge> subscriptions{family(prometheus::BuildGauge(), "presenced_subscriptions",
@@ -124,7 +126,7 @@ struct metrics::figures : registered {
     prometheus::Family<Counter>& flips = family(prometheus::BuildCounter(), "presenced_flips_total",
                                                 "Routing flags this node changed.");
     labelled<Counter> repairs{family(prometheus::BuildCounter(), "presenced_sweep_repairs_total",
-                                     "Agents this node's sweep put right, by cause."),
+                                     "What this node's sweep put right: stale rows (expired), flags (reconciled)."),
                               "cause"};
     Gauge& database = gauge("presenced_database_up", "1 while the database answers.");
     labelled<Histogram> statements{family(prometheus::BuildHistogram(),
@@ -198,6 +200,10 @@ std::string metrics::exposition(db::store_health const& health) {
     getrlimit(RLIMIT_NOFILE, &descriptors);
     figures_->max_fds.Set(static_cast<double>(descriptors.rlim_cur));
     return prometheus::TextSerializer{}.Serialize(figures_->registry.Collect());
+}
+
+void metrics::connections_limit(std::size_t limit) {
+    figures_->connections_limit.Set(static_cast<double>(limit));
 }
 
 void metrics::connection_opened() {

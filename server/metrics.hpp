@@ -7,6 +7,7 @@
 #include "protocol/message.hpp"
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -38,6 +39,7 @@ public:
     // Text exposition format. `health` and the rest are read at this moment.
     std::string exposition(db::store_health const& health);
 
+    void connections_limit(std::size_t limit);
     void connection_opened();
     void connection_ended(protocol::disconnect_reason why);
     void connection_ended(quiet_end why);
