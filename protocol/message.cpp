@@ -40,10 +40,8 @@ std::string_view to_string(reject_cause cause) noexcept {
         return "bad_session_id";
     case reject_cause::too_many_subscriptions:
         return "too_many_subscriptions";
-    case reject_cause::no_such_agent:
-        return "no_such_agent";
-    case reject_cause::not_owned:
-        return "not_owned";
+    case reject_cause::refused:
+        return "refused";
     }
     return "unknown";
 }

@@ -85,20 +85,14 @@ enum class reject_cause : std::uint8_t {
     bad_session_id,       // no string, longer than 255 bytes, or with a NUL, which a PostgreSQL
                           // text cannot hold
     too_many_subscriptions,
-    no_such_agent,
-    not_owned,
+    refused, // no such agent, or not the token owner's: the database does not say which
 };
 
 inline constexpr std::array all_reject_causes{
-    reject_cause::identifier_too_long,
-    reject_cause::malformed_identifier,
-    reject_cause::unknown_channel,
-    reject_cause::missing_agent_id,
-    reject_cause::malformed_agent_id,
-    reject_cause::bad_session_id,
-    reject_cause::too_many_subscriptions,
-    reject_cause::no_such_agent,
-    reject_cause::not_owned,
+    reject_cause::identifier_too_long,    reject_cause::malformed_identifier,
+    reject_cause::unknown_channel,        reject_cause::missing_agent_id,
+    reject_cause::malformed_agent_id,     reject_cause::bad_session_id,
+    reject_cause::too_many_subscriptions, reject_cause::refused,
 };
 
 // The enumerator's own name: a metric label and a log field.

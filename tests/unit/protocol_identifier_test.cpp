@@ -236,5 +236,5 @@ TEST_CASE("every reject cause has a name of its own") {
         names.insert(to_string(cause));
     }
     CHECK(names.size() == all_reject_causes.size());
-    CHECK(to_string(reject_cause::not_owned) == "not_owned");
+    CHECK(to_string(reject_cause::refused) == "refused");
 }
