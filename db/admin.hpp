@@ -49,7 +49,7 @@ struct node_row {
 };
 
 struct status_report {
-    bool presence_known; // false: no node ticks, the flags say nothing
+    bool presence_known;           // false: no node ticks, the flags say nothing
     std::vector<agent_row> agents; // live ones
     std::vector<session_row> sessions;
     std::vector<node_row> nodes;

@@ -65,6 +65,26 @@ std::string with_limits(std::string const& conninfo) {
     return text;
 }
 
+// libpqxx 6 loses the SQLSTATE of the errors that have a class of their own.
+std::string state_of(pqxx::sql_error const& e) {
+    if (!e.sqlstate().empty()) {
+        return e.sqlstate();
+    }
+    if (dynamic_cast<pqxx::insufficient_privilege const*>(&e) != nullptr) {
+        return "42501";
+    }
+    if (dynamic_cast<pqxx::undefined_table const*>(&e) != nullptr) {
+        return "42P01";
+    }
+    if (dynamic_cast<pqxx::undefined_function const*>(&e) != nullptr) {
+        return "42883";
+    }
+    if (dynamic_cast<pqxx::insufficient_resources const*>(&e) != nullptr) {
+        return "53000";
+    }
+    return {};
+}
+
 } // namespace
 
 command_session::command_session(std::string const& conninfo) try
@@ -104,7 +124,7 @@ void command_session::rethrow_for_operator() {
     } catch (pqxx::transaction_rollback const& e) {
         throw unreachable_error{one_line(e.what()) + " (nothing was changed; try again)"};
     } catch (pqxx::sql_error const& e) {
-        std::string const state = e.sqlstate();
+        auto const state = state_of(e);
         auto const text = one_line(e.what());
         if (state.starts_with("08") || state.starts_with("57P")) {
             throw unreachable_error{"the database went away: " + text};

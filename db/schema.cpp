@@ -102,6 +102,11 @@ void check_history(std::vector<applied_migration> const& applied, std::string_vi
 }
 
 milliseconds read_stale_after(pqxx::work& tx) {
+    if (schema_of(tx, "presence_clock").empty()) {
+        throw schema_error{"presenced_migrations says that the schema is there, and table "
+                           "presence_clock is not: restore it from a backup, or put its schema "
+                           "into search_path"};
+    }
     auto const r =
         tx.exec("SELECT (extract(epoch FROM stale_after) * 1000)::bigint FROM presence_clock");
     if (r.empty()) {

@@ -1,5 +1,5 @@
-// The schema's migrations, embedded in the binary, and whether this binary can run on what is there.
-// Blocking; call from a thread that may wait.
+// The schema's migrations, embedded in the binary, and whether this binary can run on what is
+// there. Blocking; call from a thread that may wait.
 #pragma once
 
 #include <chrono>

@@ -137,14 +137,23 @@ void add_migrate(CLI::App& app, invocation& into) {
     });
 }
 
-CLI::App* add_group(CLI::App& app, std::string const& name, std::string const& help) {
+CLI::App* add_group(CLI::App& app, invocation& into, std::string const& name,
+                    std::string const& help) {
     auto* const group = app.add_subcommand(name, help);
-    group->require_subcommand(1);
+    group->require_subcommand(0, 1);
+    group->callback([&into, group] {
+        if (group->get_subcommands().empty()) {
+            into.command = [group](config_source const&) {
+                std::cerr << group->help("presenced");
+                return usage;
+            };
+        }
+    });
     return group;
 }
 
 void add_agent(CLI::App& app, invocation& into) {
-    auto* const group = add_group(app, "agent", "Make and list agents");
+    auto* const group = add_group(app, into, "agent", "Make and list agents");
 
     auto* const create = add_command(*group, "create", "Make an agent",
                                      "  presenced agent create --owner 1 --name demo\n"
@@ -176,7 +185,7 @@ void add_agent(CLI::App& app, invocation& into) {
 }
 
 void add_token(CLI::App& app, invocation& into) {
-    auto* const group = add_group(app, "token", "Issue, list and revoke access tokens");
+    auto* const group = add_group(app, into, "token", "Issue, list and revoke access tokens");
 
     auto* const issue =
         add_command(*group, "issue", "Make a token and print it, this once, alone on stdout",

@@ -89,7 +89,7 @@ void print_table(std::vector<text_row> const& rows) {
 // ---- JSON ------------------------------------------------------------------------------------
 
 json_value or_null(std::string const& text) {
-    return text.empty() ? json_value{nullptr} : json_value{text};
+    return text.empty() ? json_value(nullptr) : json_value(text); // braces would make a list
 }
 
 void print(json_value const& value) {

@@ -19,8 +19,8 @@ std::string ask(url const& where) {
     boost::asio::ip::tcp::iostream stream;
     stream.expires_after(5s);
     stream.connect(where.host, std::to_string(where.port));
-    stream << "GET " << where.target << " HTTP/1.1\r\nHost: "
-           << to_string(endpoint{where.host, where.port})
+    stream << "GET " << where.target
+           << " HTTP/1.1\r\nHost: " << to_string(endpoint{where.host, where.port})
            << "\r\nUser-Agent: presenced-health\r\nConnection: close\r\n\r\n"
            << std::flush;
     std::string version;

@@ -1,3 +1,5 @@
 #include "server/commands.hpp"
 
-int main(int argc, char** argv) { return presenced::server::run_command_line(argc, argv); }
+int main(int argc, char** argv) {
+    return presenced::server::run_command_line(argc, argv);
+}

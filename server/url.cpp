@@ -54,7 +54,9 @@ url parse_url(std::string_view text, std::vector<std::string_view> const& scheme
     if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
         host = host.substr(1, host.size() - 2);
     }
-    auto const odd = [](char c) { return c <= ' ' || c == '@' || c == 0x7f || c == '#'; };
+    auto const odd = [](char c) {
+        return c <= ' ' || c == '@' || c == 0x7f || c == '#';
+    };
     if (host.empty() || std::any_of(host.begin(), host.end(), odd) ||
         std::any_of(parsed.target.begin(), parsed.target.end(),
                     [](char c) { return c <= ' ' || c == 0x7f || c == '#'; })) {

@@ -1,0 +1,283 @@
+#include "db/admin.hpp"
+#include "db/schema.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/postgres.hpp"
+
+#include <future>
+
+using namespace std::chrono_literals;
+using namespace presenced::db;
+using presenced::tests::eventually;
+using presenced::tests::postgres;
+using presenced::tests::sql_session;
+
+namespace {
+
+constexpr auto version = "0.1.0";
+
+// What the operator is told; empty when nothing is wrong.
+template <class Action>
+std::string complaint(Action action) {
+    try {
+        action();
+    } catch (schema_error const& e) {
+        return e.what();
+    }
+    return {};
+}
+
+bool has(std::string const& text, std::string const& part) {
+    return text.find(part) != text.npos;
+}
+
+// The same database as somebody else.
+std::string as_role(std::string const& conninfo, std::string const& role) {
+    return conninfo + " user=" + role;
+}
+
+std::string fresh_role(sql_session& sql) {
+    static int roles = 0;
+    auto const role = "role_" + std::to_string(++roles);
+    sql.query("CREATE ROLE " + role + " LOGIN");
+    return role;
+}
+
+void tick(sql_session& sql) {
+    sql.query("SELECT presenced_tick('alpha', 'boot', '0.1.0', '10 seconds', '{}')");
+}
+
+} // namespace
+
+TEST_CASE("migrate applies each migration once and says which") {
+    auto const database = postgres::shared().create_database(false);
+    auto const first = migrate(database, std::nullopt);
+    REQUIRE(first.applied.size() == migrations().size());
+    CHECK(first.applied.front() == "0001_presence");
+    CHECK(first.stale_after == 45s);
+    auto const second = migrate(database, std::nullopt);
+    CHECK(second.applied.empty());
+    CHECK(second.stale_after == 45s);
+
+    sql_session sql{database};
+    CHECK(sql.number("SELECT count(*) FROM presenced_migrations") ==
+          static_cast<long>(migrations().size()));
+    CHECK(sql.value("SELECT oldest_binary FROM presenced_migrations WHERE number = 1") == "0.1.0");
+}
+
+TEST_CASE("many migrates at once apply each migration once") {
+    auto const database = postgres::shared().create_database(false);
+    std::vector<std::future<migrate_report>> all;
+    for (int i = 0; i < 6; ++i) {
+        all.push_back(std::async(std::launch::async, [&] { return migrate(database, 50s); }));
+    }
+    std::size_t applied = 0;
+    for (auto& one : all) {
+        auto const report = one.get();
+        applied += report.applied.size();
+        CHECK(report.stale_after == 50s);
+    }
+    CHECK(applied == migrations().size());
+}
+
+TEST_CASE("migrate refuses a table that it did not make, names it and leaves it alone") {
+    auto const database = postgres::shared().create_database(false);
+    sql_session sql{database};
+    SECTION("one of the schema's") {
+        sql.query("CREATE TABLE agents (name text)");
+        auto const said = complaint([&] { migrate(database, std::nullopt); });
+        CHECK(has(said, "public.agents is there and presenced did not make it"));
+        CHECK(has(said, "search_path"));
+    }
+    SECTION("the last of them: nothing of the migration stays") {
+        sql.query("CREATE TABLE presence_clock (name text)");
+        CHECK(has(complaint([&] { migrate(database, std::nullopt); }), "public.presence_clock"));
+        CHECK(sql.value("SELECT to_regclass('agents')").empty());
+        CHECK(sql.value("SELECT to_regclass('presenced_migrations')").empty());
+    }
+    SECTION("a table called presenced_migrations") {
+        sql.query("CREATE TABLE presenced_migrations (version text)");
+        CHECK(has(complaint([&] { migrate(database, std::nullopt); }),
+                  "public.presenced_migrations is there and presenced did not make it"));
+    }
+    SECTION("in another schema: that is no obstacle") {
+        sql.query("CREATE TABLE agents (name text); CREATE SCHEMA presenced");
+        auto const elsewhere = database + " options='-c search_path=presenced,public'";
+        CHECK(migrate(elsewhere, std::nullopt).applied.size() == migrations().size());
+        CHECK(check_schema(elsewhere, version).stale_after == 45s);
+        CHECK(sql.number("SELECT count(*) FROM presenced.agents") == 0);
+    }
+}
+
+TEST_CASE("stale_after is recorded and stays until it is changed") {
+    auto const database = postgres::shared().create_database(false);
+    CHECK(migrate(database, 3s).stale_after == 3s);
+    CHECK(migrate(database, std::nullopt).stale_after == 3s);
+    CHECK(check_schema(database, version).stale_after == 3s);
+    CHECK(migrate(database, 2500ms).stale_after == 2500ms);
+    CHECK(check_schema(database, version).stale_after == 2500ms);
+}
+
+TEST_CASE("stale_after does not change while a node ticks") {
+    auto const database = postgres::shared().create_database();
+    sql_session sql{database};
+    tick(sql);
+    auto const said = complaint([&] { migrate(database, 60s); });
+    CHECK(has(said, "from 45s to 60s"));
+    CHECK(has(said, "alpha"));
+    CHECK(has(said, "wait 10s"));
+    CHECK(migrate(database, 45s).stale_after == 45s); // no change
+    sql.query("UPDATE presence_clock SET ticked_at = ticked_at - interval '1 hour', "
+              "judge_until = judge_until - interval '1 hour'");
+    CHECK(migrate(database, 60s).stale_after == 60s);
+}
+
+TEST_CASE("a schema that is missing, old, new or strange is named") {
+    auto const database = postgres::shared().create_database(false);
+    sql_session sql{database};
+    auto const said = [&] {
+        return complaint([&] { check_schema(database, version); });
+    };
+    CHECK(has(said(), "has no tables of presenced"));
+    CHECK(has(said(), "presenced migrate"));
+
+    migrate(database, std::nullopt);
+    CHECK(said().empty());
+    CHECK(check_schema(database, version).version == migrations().back().number);
+
+    SECTION("newer, and this binary may run on it") {
+        sql.query("INSERT INTO presenced_migrations VALUES (9999, '9999_more', '0.1.0')");
+        CHECK(said().empty());
+        CHECK(migrate(database, std::nullopt).applied.empty());
+    }
+    SECTION("newer, and this binary may not: the versions compare as numbers") {
+        sql.query("INSERT INTO presenced_migrations VALUES (9999, '9999_more', '0.10.0')");
+        CHECK(has(said(), "9999_more"));
+        CHECK(has(said(), "0.10.0 or newer"));
+        CHECK(complaint([&] { check_schema(database, "0.10.0"); }).empty());
+        CHECK(complaint([&] { check_schema(database, "1.0.0"); }).empty());
+        CHECK_FALSE(complaint([&] { check_schema(database, "0.9.9"); }).empty());
+        CHECK(has(complaint([&] { migrate(database, std::nullopt); }), "0.10.0 or newer"));
+    }
+    SECTION("another build's") {
+        sql.query("UPDATE presenced_migrations SET name = '0001_other' WHERE number = 1");
+        CHECK(has(said(), "0001_other"));
+        CHECK(has(complaint([&] { migrate(database, std::nullopt); }), "0001_other"));
+    }
+    SECTION("the one row of presence_clock is gone") {
+        sql.query("DELETE FROM presence_clock");
+        CHECK(has(said(), "presence_clock is empty"));
+    }
+    SECTION("a table is gone") {
+        sql.query("DROP TABLE presence_clock CASCADE");
+        CHECK(has(said(), "table presence_clock is not"));
+    }
+}
+
+TEST_CASE("the schema is checked by a role that may only read") {
+    auto const database = postgres::shared().create_database();
+    sql_session sql{database};
+    auto const role = fresh_role(sql);
+    auto const reader = as_role(database, role);
+    CHECK(has(complaint([&] { check_schema(reader, version); }), "lacks a grant"));
+    sql.query("GRANT SELECT ON presenced_migrations, presence_clock TO " + role);
+    CHECK(check_schema(reader, version).stale_after == 45s);
+    CHECK(migrate(reader, std::nullopt).applied.empty()); // nothing to do, and so nothing to grant
+}
+
+TEST_CASE("migrate says so when it may not create tables") {
+    auto const database = postgres::shared().create_database(false);
+    sql_session sql{database};
+    auto const role = fresh_role(sql);
+    auto const said = complaint([&] { migrate(as_role(database, role), std::nullopt); });
+    CHECK(has(said, "role " + role + " may not create tables in schema public"));
+    CHECK(has(said, "GRANT CREATE ON SCHEMA public TO " + role));
+}
+
+TEST_CASE("migrate says so when the database is read-only or search_path leads nowhere") {
+    auto const database = postgres::shared().create_database(false);
+    CHECK(has(complaint([&] {
+                  migrate(database + " options='-c default_transaction_read_only=on'",
+                          std::nullopt);
+              }),
+              "read-only"));
+    CHECK(has(
+        complaint([&] { migrate(database + " options='-c search_path=nowhere'", std::nullopt); }),
+        "search_path is nowhere"));
+}
+
+TEST_CASE("an unreachable database is told from an unfit one") {
+    CHECK_THROWS_AS(migrate("host=127.0.0.1 port=1 connect_timeout=2", std::nullopt),
+                    unreachable_error);
+    CHECK_THROWS_AS(check_schema("host=127.0.0.1 port=1", version), unreachable_error);
+    CHECK_THROWS_AS(check_schema(postgres::shared().conninfo("no_such_database"), version),
+                    unreachable_error);
+    CHECK_THROWS_AS(check_schema("postgresql://h/d?pool=3", version), schema_error);
+}
+
+TEST_CASE("agents and tokens are made, listed and revoked") {
+    auto const database = postgres::shared().create_database();
+    admin desk{database};
+    CHECK(desk.agents().empty());
+    auto const agent = desk.create_agent(7, "it's \"Zoë\"; --");
+    CHECK(agent.name == "it's \"Zoë\"; --");
+    CHECK(agent.owner == 7);
+    CHECK_FALSE(agent.routing_active);
+    REQUIRE(desk.agents().size() == 1);
+    CHECK(desk.agents().front().id == agent.id);
+
+    token_digest digest{};
+    digest[0] = 0xff;
+    digest[31] = 0x01;
+    auto const lasting = desk.issue_token(7, "laptop", digest, std::nullopt);
+    CHECK(lasting.state == "active");
+    CHECK(lasting.expires_at.empty());
+    digest[0] = 0x00;
+    auto const brief = desk.issue_token(7, "", digest, 1s);
+    CHECK_FALSE(brief.expires_at.empty());
+    CHECK(eventually([&] { return desk.tokens().back().state == "expired"; }));
+
+    sql_session sql{database};
+    CHECK(sql.value("SELECT encode(token_sha256, 'hex') FROM access_tokens WHERE id = " +
+                    std::to_string(lasting.id)) == "ff" + std::string(60, '0') + "01");
+
+    auto const revoked = desk.revoke_token(lasting.id);
+    REQUIRE(revoked);
+    CHECK(revoked->state == "revoked");
+    CHECK(desk.revoke_token(lasting.id)->revoked_at == revoked->revoked_at); // stays as it was
+    CHECK_FALSE(desk.revoke_token(lasting.id + 1000));
+}
+
+TEST_CASE("status shows what is live, and says when nobody can know") {
+    auto const database = postgres::shared().create_database();
+    admin desk{database};
+    sql_session sql{database};
+    CHECK_FALSE(desk.status().presence_known); // before the first tick
+
+    auto const agent = desk.create_agent(7, "demo").id;
+    desk.create_agent(7, "idle");
+    sql.query("UPDATE agents SET routing_active = true WHERE id = " + std::to_string(agent));
+    sql.query("INSERT INTO agent_subscriptions (agent_id, token, session_id, node) VALUES (" +
+              std::to_string(agent) + ", 'one', 'laptop', 'alpha')");
+    tick(sql);
+
+    auto const report = desk.status();
+    CHECK(report.presence_known);
+    REQUIRE(report.agents.size() == 1); // not the idle one
+    CHECK(report.agents.front().name == "demo");
+    CHECK(report.agents.front().sessions == 1);
+    REQUIRE(report.sessions.size() == 1);
+    CHECK(report.sessions.front().agent == agent);
+    CHECK(report.sessions.front().session_id == "laptop");
+    CHECK(report.sessions.front().age < 1min);
+    REQUIRE(report.nodes.size() == 1);
+    CHECK(report.nodes.front().node == "alpha");
+    CHECK(report.nodes.front().sessions == 1);
+
+    sql.query("UPDATE presence_clock SET ticked_at = ticked_at - interval '1 hour'");
+    CHECK_FALSE(desk.status().presence_known);
+}
+
+TEST_CASE("the command line says what is missing when the database was never migrated") {
+    auto const database = postgres::shared().create_database(false);
+    CHECK(has(complaint([&] { admin desk{database}; }), "presenced migrate"));
+}
