@@ -52,7 +52,9 @@ TEST_CASE("P1: several nodes over the same agents, seen by a reader of snapshots
                         n.store->abandon(agent, token);
                     }
                 }
-                for (auto const& [key, lease] : waiting) {
+                for (auto const& entry : waiting) {
+                    auto const key = entry.first; // clang 14 captures no structured binding
+                    auto const& lease = entry.second;
                     if (!eventually([&] { return !n.box.outcomes(key).empty(); })) {
                         ++wrong;
                         continue;
