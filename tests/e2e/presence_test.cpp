@@ -2,9 +2,9 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/world.hpp"
 
-#include <csignal>
 #include <nlohmann/json.hpp>
 
+#include <csignal>
 #include <regex>
 #include <set>
 

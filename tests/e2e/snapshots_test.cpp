@@ -6,9 +6,9 @@
 #include "tests/support/world.hpp"
 
 #include <boost/asio/steady_timer.hpp>
-#include <csignal>
 
 #include <atomic>
+#include <csignal>
 #include <iostream>
 #include <random>
 #include <variant>
