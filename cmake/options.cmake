@@ -18,7 +18,16 @@ target_compile_options(presenced_options INTERFACE
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion
     $<$<BOOL:${PRESENCED_WERROR}>:-Werror>)
 
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    # GCC bug 105651: a false alarm in std::string's operator+.
+    target_compile_options(presenced_options INTERFACE -Wno-restrict)
+endif()
+
 if(PRESENCED_SANITIZE)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+        # Instrumented code raises false alarms here, as GCC's manual says of -fsanitize.
+        target_compile_options(presenced_options INTERFACE -Wno-maybe-uninitialized)
+    endif()
     add_compile_options(-fsanitize=${PRESENCED_SANITIZE} -fno-omit-frame-pointer)
     add_link_options(-fsanitize=${PRESENCED_SANITIZE})
     if(PRESENCED_SANITIZE MATCHES "undefined")
