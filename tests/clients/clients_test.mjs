@@ -36,6 +36,7 @@ if (!binary) {
 
 const home = new house(binary)
 const secrets = []
+const connected = [] // every client there was
 const tokens = {} // of the owner, by database
 let session_number = 0
 
@@ -47,8 +48,10 @@ function params_of(agent, more = {}) {
     return { channel: namespaced, agent_id: agent, session_id: session_id(), ...more }
 }
 
-function connect(client_class, route, token, options = {}) {
-    return new client_class({ url: route.url, ca: route.ca, token, ...options })
+function connect(client_class, route, token) {
+    const client = new client_class({ url: route.url, ca: route.ca, token })
+    connected.push(client)
+    return client
 }
 
 // A client with an agent of its own, subscribed.
@@ -363,16 +366,18 @@ async function origins(route) {
 
 // The log shows where a client came from, whatever the client says.
 async function addresses(route, nodes) {
-    const from = `127.0.0.${{ direct: 71, nginx: 72, haproxy: 73 }[route.title]}`
-    const forged = { 'X-Forwarded-For': '203.0.113.9' }
-    const { frame } = await upgrade(route, forged, { query: `?token=${from}`, from })
+    const last = { direct: 71, nginx: 72, haproxy: 73 }[route.title]
+    const from = `127.0.0.${last}`
+    const claim = `203.0.113.${last}`
+    const { frame } = await upgrade(route, { 'X-Forwarded-For': claim },
+        { query: `?token=${from}`, from })
     assert.equal(frame.reason, 'unauthorized')
     const logged = async () => (await home.logs())
         .filter((log) => nodes.some((n) => log.name === `${n.name}.log`))
         .flatMap((log) => log.text.split('\n'))
     await within(there_limit, `a line with address=${from}`,
         async () => (await logged()).some((l) => l.includes(`address=${from} `)))
-    assert.deepEqual((await logged()).filter((l) => l.includes('203.0.113.9')), [])
+    assert.deepEqual((await logged()).filter((l) => l.includes(claim)), [])
 }
 
 async function other_paths(route) {
@@ -434,6 +439,8 @@ async function server_kill(t) {
         assert.ok(spared.length > 0, 'the proxies use both nodes')
         assert.ok(hit.some((it) => it.route.proxy), 'the proxies use both nodes')
         assert.equal(await nodes[0].end('SIGKILL'), 'SIGKILL')
+        // Whoever comes now is not refused, although the dead node has the fewest sessions.
+        await are_served(routes.filter((r) => r.proxy), 'quick', 6)
         // Through a proxy, the node that is left will do.
         await Promise.all(hit
             .filter((it) => it.route.proxy && it.title.startsWith('plugin'))
@@ -449,6 +456,49 @@ async function server_kill(t) {
             await close(it)
         })
     })
+}
+
+async function server_freeze(t) {
+    const nodes = [await home.start_node('frozen1', 'quick'),
+        await home.start_node('frozen2', 'quick')]
+    const routes = (await home.routes('frozen', nodes)).filter((r) => r.proxy)
+    await t.test('a server of two freezes', at_once, async (t) => {
+        const all = await sessions(routes, 'quick')
+        const hit = all.filter((it) => it.first_row[1] === 'frozen1')
+        const spared = all.filter((it) => it.first_row[1] === 'frozen2')
+        assert.ok(hit.length > 0 && spared.length > 0, 'the proxies use both nodes')
+        nodes[0].process.kill('SIGSTOP')
+        try {
+            await each(t, hit, (it) => is_back(it))
+        } finally {
+            nodes[0].process.kill('SIGCONT')
+        }
+        await each(t, all, async (it) => {
+            const [token, node] = await it.row()
+            assert.equal(node, 'frozen2')
+            assert.equal(token === it.first_row[0], spared.includes(it))
+            await close(it)
+        })
+    })
+}
+
+async function server_full(t) {
+    const nodes = [await home.start_node('full1', 'normal', { PRESENCED_MAX_CONNECTIONS: '1' }),
+        await home.start_node('full2')]
+    const routes = (await home.routes('full', nodes)).filter((r) => r.proxy)
+    await t.test('a server of two is full', async () => {
+        await are_served(routes, 'normal', 6)
+        assert.ok(await nodes[0].metric('presenced_limits_hit_total', 'connections') > 0)
+    })
+}
+
+// As many upgrades at once, on each route: every one is welcome.
+async function are_served(routes, database_name, count) {
+    const query = `?token=${tokens[database_name]}`
+    const all = await Promise.all(routes.flatMap((route) =>
+        Array.from({ length: count }, () => upgrade(route, {}, { query }))))
+    assert.deepEqual(all.map(({ frame, status }) => frame?.type ?? status),
+        all.map(() => 'welcome'))
 }
 
 async function proxy_reload(t) {
@@ -506,7 +556,13 @@ async function nothing_is_left() {
     }
 }
 
-test('clients', { concurrency: 200, timeout: 150_000 }, async (t) => {
+// Whatever hangs, it ends; the janitor tidies up.
+setTimeout(() => {
+    console.error('the test did not end in 200 s')
+    process.exit(1)
+}, 200_000).unref()
+
+test('clients', { concurrency: 200 }, async (t) => {
     let failed = true
     try {
         await home.open()
@@ -519,8 +575,8 @@ test('clients', { concurrency: 200, timeout: 150_000 }, async (t) => {
             ['agent', 'create', '--owner', `${owner}`, '--name', 'first', '--json']))
         assert.equal(await home.databases.normal.presence_of(created.id), '0 off')
 
-        const parts = [ordinary_cases, bad_tokens, server_restart, server_kill, proxy_reload,
-            proxy_kill]
+        const parts = [ordinary_cases, bad_tokens, server_restart, server_kill, server_freeze,
+            server_full, proxy_reload, proxy_kill]
         const ends = await Promise.allSettled(parts.map((part) => part(t)))
         for (const { status, reason } of ends) {
             assert.equal(status, 'fulfilled', reason?.stack)
@@ -528,6 +584,8 @@ test('clients', { concurrency: 200, timeout: 150_000 }, async (t) => {
         await t.test('nothing is left', nothing_is_left)
         failed = false
     } finally {
+        // Those of failed cases would try again for ever.
+        connected.forEach((client) => client.close())
         await home.close(failed)
     }
 })

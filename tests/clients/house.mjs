@@ -122,8 +122,8 @@ export class house {
         return stdout.trim()
     }
 
-    async start_node(name, database_name = 'normal') {
-        const settings = database_name === 'quick' ? quick : {}
+    async start_node(name, database_name = 'normal', more = {}) {
+        const settings = { ...(database_name === 'quick' ? quick : {}), ...more }
         const its_database = this.databases[database_name]
         const node = new presenced_node(this, name, await free_port(), its_database)
         node.environment = this.#environment(database_name, {
