@@ -231,7 +231,7 @@ void renewer::call(renewals& batch, bool skip_locked, bool tick) {
     auto const reply =
         link_.call(statements::renew,
                    {agents.take(), tokens.take(), skip_locked ? "true" : "false", options_.node,
-                    options_.boot_id, options_.version, judge_for, vouches()});
+                    options_.boot_id, options_.version, judge_for, tick ? vouches() : "{}"});
     board_.ticked();
     link_.note_database_time(std::stoll(reply.at(0).at(0).value()));
     auto missing = parse_array(reply.at(0).at(1).value_or("{}"));
