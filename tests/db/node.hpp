@@ -117,8 +117,12 @@ public:
     }
 
     // Each returns the key that its answer will have.
-    std::uint64_t acquire(db::agent_id agent, lease_token const& token, db::owner_id owner = 1,
-                          std::optional<std::string> session_id = std::nullopt) {
+    std::uint64_t acquire(db::agent_id agent, lease_token const& token, db::owner_id owner = 1) {
+        store->acquire({agent, owner, token, {}, &box, ++key_});
+        return key_;
+    }
+    std::uint64_t acquire(db::agent_id agent, lease_token const& token, db::owner_id owner,
+                          std::string session_id) {
         store->acquire({agent, owner, token, std::move(session_id), &box, ++key_});
         return key_;
     }
