@@ -559,6 +559,7 @@ async function nothing_is_left() {
 // Whatever hangs, it ends; the janitor tidies up.
 setTimeout(() => {
     console.error('the test did not end in 200 s')
+    home.keep_logs()
     process.exit(1)
 }, 200_000).unref()
 
@@ -586,6 +587,9 @@ test('clients', { concurrency: 200 }, async (t) => {
     } finally {
         // Those of failed cases would try again for ever.
         connected.forEach((client) => client.close())
-        await home.close(failed)
+        if (failed) {
+            home.keep_logs()
+        }
+        await home.close()
     }
 })

@@ -2,7 +2,7 @@
 // the files of docs/proxy/. All on loopback, all in one directory, all ended by the janitor.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, open, readdir, readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -79,6 +79,7 @@ export class house {
         await chmod(this.directory, 0o711) // PostgreSQL and nginx's workers run as others
         this.#janitor = spawn(process.execPath, [join(here, 'janitor.mjs')],
             { detached: true, stdio: ['pipe', 'inherit', 'inherit'] })
+        this.#tell(`directory ${this.directory}`)
 
         const script = join(checkout, 'script/postgres')
         const home = join(this.directory, 'postgres')
@@ -103,15 +104,19 @@ export class house {
             this.authority + await readFile(place('key.pem'), 'utf8'))
     }
 
-    // Ends everything; keeps the directory, with the logs in it, when asked to.
-    async close(keep) {
+    keep_logs() {
+        this.#tell('keep')
+        console.error(`the logs are kept in ${this.directory}`)
+    }
+
+    // Ends everything.
+    async close() {
         Object.values(this.databases).forEach((d) => d.close())
+        const ended = once(this.#janitor, 'exit')
         this.#janitor.stdin.end()
-        await once(this.#janitor, 'exit')
-        if (keep) {
-            console.error(`the logs are kept in ${this.directory}`)
-        } else {
-            await rm(this.directory, { recursive: true })
+        const [code] = await ended
+        if (code !== 0) {
+            throw new Error('the janitor could not tidy up')
         }
     }
 
