@@ -126,6 +126,8 @@ private:
 
     void on_deadline(wheel::clock::time_point) override {
         if (lookup_ != 0) {
+            // Nobody else keeps this session while it waits for the database.
+            auto const self = shared_from_this();
             shard_.forget_lookup(std::exchange(lookup_, 0));
             shared().figures.auth_failed(auth_failure::unavailable);
             unavailable("The database did not answer in time.");
