@@ -55,16 +55,18 @@ void print(char const* when, std::vector<latency> const& sorted) {
 TEST_CASE("a row that somebody holds for long delays only itself") {
     auto const hold = std::chrono::seconds{scale("PRESENCED_E2E_HOLD_SECONDS", 12)};
     auto const settings = timings(static_cast<int>(hold.count()), 60);
-    constexpr std::size_t sessions = 500;
+    constexpr long sessions = 500;
+    constexpr long agent_count = 50;
+    constexpr long each = sessions / agent_count;
     world w{settings};
     auto const n = w.start_node({{"PRESENCED_LOG_LEVEL", "info"}});
-    auto const agents = w.add_agents(50);
+    auto const agents = w.add_agents(agent_count);
     auto const held_agent = agents.front();
     std::vector<std::int64_t> const others{agents.begin() + 1, agents.end()};
     cable_loop loop;
     swarm all{loop, w.client_options(*n), agents, sessions};
     REQUIRE(eventually([&] { return all.has_settled(); }, 60s));
-    REQUIRE(all.look().confirmed == sessions);
+    REQUIRE(all.look().confirmed == std::size_t{sessions});
     auto const nobody_is_gone = [&] {
         auto const c = all.look();
         return c.closed == 0 && c.disconnects.empty() &&
@@ -89,13 +91,13 @@ TEST_CASE("a row that somebody holds for long delays only itself") {
     auto const with_agent = probe(*prober, others, hold);
     print("an agent's row held", with_agent);
     CHECK(trapped->next(0ms) == "nothing");
-    CHECK(w.rows(held_agent) == sessions / agents.size() + 1);
+    CHECK(w.rows(held_agent) == each + 1);
     CHECK(nobody_is_gone());
     holder.query("ROLLBACK");
     CHECK(trapped->next() == "confirm " + identifier(held_agent, "trapped"));
-    CHECK(w.has_rows(held_agent, sessions / agents.size() + 1));
+    CHECK(w.has_rows(held_agent, each + 1));
     trapped->close();
-    CHECK(w.has_rows(held_agent, sessions / agents.size()));
+    CHECK(w.has_rows(held_agent, each));
 
     // A subscription's row. It cannot be renewed, and is vouched for.
     auto const token =
@@ -117,8 +119,7 @@ TEST_CASE("a row that somebody holds for long delays only itself") {
     CHECK(nobody_is_gone());
     CHECK(w.sql().number("SELECT count(*) FROM agent_subscriptions "
                          "WHERE session_id IS NULL") == sessions);
-    CHECK(w.sql().number("SELECT count(*) FROM routing_transitions") ==
-          static_cast<long>(agents.size()));
+    CHECK(w.sql().number("SELECT count(*) FROM routing_transitions") == agent_count);
 
     CHECK(with_agent.back() <= before.back() + 100ms);
     CHECK(with_row.back() <= before.back() + 100ms);
