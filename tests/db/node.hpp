@@ -159,11 +159,15 @@ public:
     std::string const& name() const { return name_; }
 
     inbox box;
+
+private:
+    db::observer silent_; // must outlive the store, as the mailbox
+
+public:
     std::unique_ptr<db::store> store;
 
 private:
     std::string name_;
-    db::observer silent_;
     std::uint64_t key_ = 0;
     unsigned long tokens_ = 0;
 };
