@@ -148,10 +148,9 @@ std::vector<endpoint> parse_endpoints(std::string_view text) {
     std::vector<endpoint> endpoints;
     for (auto const& item : split(text)) {
         auto const colon = item.rfind(':');
-        auto const port =
-            colon == item.npos
-                ? std::nullopt
-                : parse_digits<std::uint16_t>(std::string_view{item}.substr(colon + 1));
+        auto const digits =
+            colon == item.npos ? std::string_view{} : std::string_view{item}.substr(colon + 1);
+        auto const port = parse_digits<std::uint16_t>(digits);
         auto host = item.substr(0, colon);
         if (!port || host.empty()) {
             allow(example);
