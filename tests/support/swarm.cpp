@@ -30,8 +30,12 @@ struct swarm::member final : server::cable_client_handler {
     member(swarm& all, server::cable_client_options options, std::int64_t agent)
         : all_{all}
         , identifier_{identifier(agent)}
-        , started_{steady::now()}
         , client{all.loop_.context(), std::move(options), *this} {}
+
+    void start() {
+        started_ = steady::now();
+        client.start();
+    }
 
     void on_message(protocol::server_message const& message) override {
         std::visit([this](auto const& m) { on(m); }, message);
@@ -83,7 +87,7 @@ private:
 
     swarm& all_;
     std::string identifier_;
-    steady::time_point started_;
+    steady::time_point started_{};
     bool welcomed_ = false;
     bool settled_ = false;
 
@@ -112,7 +116,7 @@ swarm::~swarm() {
 
 void swarm::start_next() {
     if (started_ < members_.size()) {
-        members_[started_++]->client.start();
+        members_[started_++]->start();
     }
 }
 
