@@ -1,6 +1,6 @@
 #include "db/sweeper.hpp"
 
-#include "db/arrays.hpp"
+#include "db/flip.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -62,15 +62,11 @@ milliseconds sweeper::sweep() {
         board_.swept();
     }
     std::size_t reconciled = 0;
-    for (auto const& flip : parse_array(columns.at(2).value_or("{}"))) {
-        auto const first = flip.find(' ');
-        auto const second = flip.find(' ', first + 1);
-        auto const flag = std::string_view{flip}.substr(first + 1, second - first - 1);
-        auto const reason = std::string_view{flip}.substr(second + 1);
-        watcher_.flipped(flag == "on", reason);
-        spdlog::info("sweep repaired agent={} flag={} reason={}", flip.substr(0, first), flag,
-                     reason);
-        if (reason == "reconciled") {
+    for (auto const& f : parse_flips(columns.at(2).value_or("{}"))) {
+        watcher_.flipped(f.active, f.reason);
+        spdlog::info("sweep repaired agent={} flag={} reason={}", f.agent, f.active ? "on" : "off",
+                     f.reason);
+        if (f.reason == "reconciled") {
             ++reconciled;
         }
     }

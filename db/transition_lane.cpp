@@ -1,6 +1,7 @@
 #include "db/transition_lane.hpp"
 
 #include "db/arrays.hpp"
+#include "db/flip.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -120,14 +121,10 @@ void transition_batch::sort(operations batch, rows const& reply, leftover& left)
     auto const& columns = reply.at(0);
     link_.note_database_time(std::stoll(columns.at(0).value()));
     auto const outcomes = parse_array(columns.at(1).value());
-    for (auto const& flip : parse_array(columns.at(2).value_or("{}"))) {
-        auto const first = flip.find(' ');
-        auto const second = flip.find(' ', first + 1);
-        auto const flag = std::string_view{flip}.substr(first + 1, second - first - 1);
-        auto const reason = std::string_view{flip}.substr(second + 1);
-        watcher_.flipped(flag == "on", reason);
-        spdlog::debug("routing flipped agent={} flag={} reason={}", flip.substr(0, first), flag,
-                      reason);
+    for (auto const& f : parse_flips(columns.at(2).value_or("{}"))) {
+        watcher_.flipped(f.active, f.reason);
+        spdlog::debug("routing flipped agent={} flag={} reason={}", f.agent,
+                      f.active ? "on" : "off", f.reason);
     }
     if (outcomes.size() != batch.size()) {
         left.slow = true;

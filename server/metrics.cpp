@@ -85,8 +85,8 @@ struct registered {
 
 struct metrics::figures : registered {
     Gauge& connections = gauge("presenced_connections", "WebSocket connections that are open now.");
-    Gauge& connections_limit = gauge("presenced_connections_limit",
-                                     "WebSocket connections that this node takes at most.");
+    Gauge& connections_limit =
+        gauge("presenced_connections_limit", "WebSocket connections that this node takes at most.");
     Counter& opened =
         counter("presenced_connections_opened_total", "WebSocket connections since the start.");
     labelled<Gauge> subscriptions{family(prometheus::BuildGauge(), "presenced_subscriptions",
@@ -125,9 +125,10 @@ struct metrics::figures : registered {
         "result"};
     prometheus::Family<Counter>& flips = family(prometheus::BuildCounter(), "presenced_flips_total",
                                                 "Routing flags this node changed.");
-    labelled<Counter> repairs{family(prometheus::BuildCounter(), "presenced_sweep_repairs_total",
-                                     "What this node's sweep put right: stale rows (expired), flags (reconciled)."),
-                              "cause"};
+    labelled<Counter> repairs{
+        family(prometheus::BuildCounter(), "presenced_sweep_repairs_total",
+               "What this node's sweep put right: stale rows (expired), flags (reconciled)."),
+        "cause"};
     Gauge& database = gauge("presenced_database_up", "1 while the database answers.");
     labelled<Histogram> statements{family(prometheus::BuildHistogram(),
                                           "presenced_database_seconds",
