@@ -129,8 +129,9 @@ private:
     config const& settings_;
     metrics figures_;
     node node_;
-    asio::io_context context_{1};
     std::vector<std::unique_ptr<shard>> shards_;
+    // After the shards: the accept that it still holds at the end has a socket of one of theirs.
+    asio::io_context context_{1};
     std::unique_ptr<db::store> store_;
     listener listener_;
     asio::signal_set signals_;
