@@ -283,10 +283,12 @@ class presenced_node {
 
     // Signals it and returns how it ended: an exit code or the signal's name.
     async end(signal) {
-        const ended = once(this.process, 'exit')
-        this.process.kill(signal)
-        const [code, by] = await ended
-        return code ?? by
+        if (this.process.exitCode === null && this.process.signalCode === null) {
+            const ended = once(this.process, 'exit')
+            this.process.kill(signal)
+            await ended
+        }
+        return this.process.exitCode ?? this.process.signalCode
     }
 
     // The sum of a metric's samples whose labels match.

@@ -1,7 +1,9 @@
 // Waiting: by asking again until a deadline, never by sleeping and hoping.
 import { setTimeout as sleep } from 'node:timers/promises'
 
-const interval = 20 // ms between two questions
+// Milliseconds between two questions: what is soon there is soon seen, and the rest does not keep
+// the machine busy.
+const pause_after = (waited) => (waited < 500 ? 20 : 100)
 
 // Asks until the answer is `wanted` (or, of a function, until that says so); returns the
 // milliseconds it took. Fails with the last answer.
@@ -18,7 +20,7 @@ export async function within(limit, what, ask, wanted = true) {
             const expected = typeof wanted === 'function' ? '' : `, expected ${show(wanted)}`
             throw new Error(`${what}: still ${show(answer)} after ${limit} ms${expected}`)
         }
-        await sleep(interval)
+        await sleep(pause_after(took))
     }
 }
 
@@ -30,7 +32,7 @@ export async function holds_for(length, what, ask, wanted = true) {
         if (answer !== wanted) {
             throw new Error(`${what}: ${show(answer)}, expected ${show(wanted)} all the time`)
         }
-        await sleep(interval)
+        await sleep(100)
     }
 }
 
