@@ -81,9 +81,4 @@ void lease::on_released() {
     }
 }
 
-bool lease::is_pending() const {
-    return state_ == lease_state::acquiring || state_ == lease_state::abandoning ||
-           state_ == lease_state::releasing;
-}
-
 } // namespace presenced::presence

@@ -45,9 +45,9 @@ public:
     // The database holds no trace of an abandoned acquire.
     action on_abandoned();
 
-    // When the next renewal is due; time_point::max() unless live.
+    // When the next renewal is due; time_point::max() unless live, and while one is under way.
     time_point renewal_due() const {
-        return state_ == lease_state::live ? due_ : time_point::max();
+        return state_ == lease_state::live && !renewing_ ? due_ : time_point::max();
     }
     // To be called when a renewal is due, and on evidence while one is overdue. `evidence` is the
     // time of the client's latest sign of life. Returns renew, or none when there was no evidence
@@ -65,8 +65,6 @@ public:
     // The release committed, or found nothing to remove.
     void on_released();
 
-    // The acquire or the release is with the database and has not been answered.
-    bool is_pending() const;
     bool is_live() const { return state_ == lease_state::live; }
     bool is_over() const { return state_ == lease_state::lost || state_ == lease_state::ended; }
     bool is_renewing() const { return renewing_; }
