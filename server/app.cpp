@@ -18,6 +18,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
+#include <cstdlib>
 #include <mutex>
 #include <numeric>
 #include <random>
@@ -36,6 +37,7 @@ using steady = std::chrono::steady_clock;
 constexpr std::size_t reserved_descriptors = 256;
 
 constexpr auto longest_pause = 3s;            // between two looks for the database at start
+constexpr auto finder_limit = 1s;             // for that look to end, when it is stopped
 constexpr auto eviction_step = 50ms;          // clients are sent away in portions
 constexpr double evictions_per_second = 1000; // at least; more when the deadline asks for it
 constexpr auto last_releases = 2s;            // for the store, once the clients are gone
@@ -88,7 +90,7 @@ private:
     std::vector<std::unique_ptr<shard>> make_shards() {
         std::vector<std::unique_ptr<shard>> made;
         for (unsigned i = 0; i < settings_.threads; ++i) {
-            made.push_back(std::make_unique<shard>(i, node_));
+            made.push_back(std::make_unique<shard>(node_));
         }
         return made;
     }
@@ -143,6 +145,7 @@ private:
     std::mutex finder_mutex_;
     std::condition_variable finder_wake_;
     bool finder_stopping_ = false;
+    bool finder_done_ = false;
 
     int signals_seen_ = 0;
     int cut_off_checks_ = 0;
@@ -171,6 +174,9 @@ int app::run() {
     spdlog::info("app listening addresses={} path={}", addresses, settings_.path);
     finder_ = std::thread{[this] {
         find_database();
+        std::lock_guard const lock{finder_mutex_};
+        finder_done_ = true;
+        finder_wake_.notify_all();
     }};
     context_.run();
 
@@ -179,6 +185,15 @@ int app::run() {
         finder_stopping_ = true;
     }
     finder_wake_.notify_all();
+    {
+        std::unique_lock lock{finder_mutex_};
+        if (!finder_wake_.wait_for(lock, finder_limit, [this] { return finder_done_; })) {
+            // It hangs in a call to a database that says nothing; there is nothing to release.
+            spdlog::warn("app stopped while the database hung exit={}", exit_code_);
+            spdlog::default_logger()->flush();
+            std::_Exit(exit_code_);
+        }
+    }
     finder_.join();
     if (store_) {
         auto const left = store_->stop(steady::now() + last_releases);
@@ -331,7 +346,8 @@ void app::drain() {
 }
 
 void app::send_away() {
-    if (standing() == 0 && held() == 0) {
+    // Tickets count the upgrades, too, whose tokens are still being looked up.
+    if (standing() == 0 && held() == 0 && node_.door.connections() == 0) {
         auto const took =
             std::chrono::duration_cast<std::chrono::milliseconds>(steady::now() - left_at_);
         spdlog::info("app drained took={}", show_duration(took));

@@ -76,6 +76,13 @@ void cable_connection::on_open() {
     evidence_ = now;
     auto& shared = shard_.shared();
     shared.figures.connection_opened();
+    if (ending_) {
+        // Its end was decided while the handshake was under way.
+        if (reason_) {
+            say_goodbye();
+        }
+        return;
+    }
     if (!facts_.authorized) {
         end(protocol::disconnect_reason::unauthorized);
         return;
@@ -292,9 +299,7 @@ void cable_connection::hold_back(time_point now) {
 void cable_connection::on_deadline(time_point now) {
     auto const& timings = shard_.shared().timings;
     if (now >= resume_at_) {
-        // Whoever is held back is there: what it sent waits in the kernel.
         resume_at_ = time_point::max();
-        evidence_ = now;
         socket_->resume();
     }
     if (ending_ || !open_) {
@@ -410,6 +415,9 @@ void cable_connection::give_up_all(presence::release_reason why, bool with_grace
                        shard_.shared().phase.load() != node_phase::draining;
     for (auto* s : std::exchange(subscriptions_, {})) {
         if (grace && s->lease.is_live()) {
+            // The grace counts from now, so the row has to be fresh, if there is evidence for it.
+            s->lease.on_database_back(wheel::clock::now());
+            (void)shard_.renew(*s, wheel::clock::now(), evidence_); // without any it stays as it is
             shard_.linger(*s);
         } else {
             shard_.give_up(*s, why);
@@ -450,16 +458,19 @@ void cable_connection::end(protocol::disconnect_reason why) {
     reason_ = why;
     give_up_all(presence::release_reason::disconnected, false);
     close_by_ = wheel::clock::now() + closing_limit;
-    if (!open_) {
-        return;
+    shard_.timers().schedule(*this, close_by_);
+    if (open_) {
+        say_goodbye();
     }
+}
+
+void cable_connection::say_goodbye() {
     if (sending_) {
         outbox_.keep_front_only();
     } else {
         outbox_ = {};
     }
-    outbox_.push_last(goodbye(why));
-    shard_.timers().schedule(*this, close_by_);
+    outbox_.push_last(goodbye(*reason_));
     flush();
 }
 

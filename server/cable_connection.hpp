@@ -48,8 +48,11 @@ public:
     void on_no_room(subscription& s);
     // Renewals may have been lost: renew soon, at this connection's own moment.
     void on_database_back();
+    // A renewal was answered: the next one has its time.
+    void on_renewed() { reschedule(); }
 
     db::token_id token() const { return facts_.token; }
+    bool is_authorized() const { return facts_.authorized; }
     std::uint64_t key = 0; // in the shard's table
 
 private:
@@ -86,6 +89,7 @@ private:
     void send(frame f);
     void send(std::string text) { send(std::make_shared<std::string const>(std::move(text))); }
     void flush();
+    void say_goodbye();
 
     shard& shard_;
     std::shared_ptr<websocket> socket_;

@@ -35,6 +35,17 @@ std::string_view trim(std::string_view s) {
                            : s.substr(first, s.find_last_not_of(" \t") - first + 1);
 }
 
+// Some proxies write `address:port`, `[address]` or `[address]:port`.
+std::string_view without_port(std::string_view entry) {
+    if (entry.starts_with('[')) {
+        auto const end = entry.find(']');
+        return end == entry.npos ? entry : entry.substr(1, end - 1);
+    }
+    auto const colon = entry.find(':');
+    return colon != entry.npos && entry.find(':', colon + 1) == entry.npos ? entry.substr(0, colon)
+                                                                           : entry;
+}
+
 // Takes the right-most entry off a list.
 std::string_view take_last(std::string_view& list) {
     auto const comma = list.rfind(',');
@@ -55,7 +66,7 @@ origin_of_request find_origin(ip::address const& peer, std::string_view host,
     while (!forwarded_for.empty() && is_trusted(address, trusted)) {
         auto const entry = take_last(forwarded_for);
         boost::system::error_code ec;
-        auto const next = ip::make_address(std::string{entry}, ec);
+        auto const next = ip::make_address(std::string{without_port(entry)}, ec);
         if (ec) {
             break;
         }

@@ -5,10 +5,10 @@
 #include "protocol/subprotocol.hpp"
 #include "server/cable_connection.hpp"
 #include "server/forwarded.hpp"
+#include "server/log.hpp"
 #include "server/shard.hpp"
 #include "server/websocket_factory.hpp"
 
-#include <boost/asio/post.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/read.hpp>
@@ -54,6 +54,11 @@ std::string list_of(http_request const& request, Name name) {
     return list;
 }
 
+// What a peer sent, for the log: quoted where it could pass for something else, and cut.
+std::string shown(std::string_view text) {
+    return log_value(text.substr(0, 200));
+}
+
 db::token_digest digest_of(std::string_view text) {
     db::token_digest digest;
     SHA256(reinterpret_cast<unsigned char const*>(text.data()), text.size(), digest.data());
@@ -95,6 +100,7 @@ public:
 private:
     void read() {
         parser_.emplace();
+        head_ = false;
         parser_->header_limit(header_limit);
         reading_ = true;
         timers().schedule(*this, wheel::clock::now() + request_limit);
@@ -109,6 +115,8 @@ private:
     void on_read(error_code ec) {
         if (!ec) {
             route(parser_->release());
+        } else if (timed_out_ && answered_ && buffer_.size() == 0 && !parser_->got_some()) {
+            drop(); // an idle keep-alive connection; nobody waits for an answer
         } else if (timed_out_) {
             shared().figures.limited("request_timeout");
             refuse(http::status::request_timeout, "The request took too long.");
@@ -134,7 +142,8 @@ private:
         } else if (reading_) {
             // The read ends with operation_aborted, and then the answer is written.
             timed_out_ = true;
-            socket_.cancel();
+            error_code ignored; // a read that has ended needs no cancelling
+            socket_.cancel(ignored);
         } else {
             drop();
         }
@@ -174,10 +183,10 @@ private:
 
     void page_not_found(std::string_view why, std::string_view origin, http_request const& request,
                         std::string_view cure) {
-        spdlog::warn("http upgrade refused status=404 why=\"{}\" origin=\"{}\" host=\"{}\" "
+        spdlog::warn("http upgrade refused status=404 why=\"{}\" origin={} host={} "
                      "http={}.{} address={} cure=\"{}\"",
-                     why, origin, host_, request.version() / 10, request.version() % 10, address_,
-                     cure);
+                     why, shown(origin), shown(host_), request.version() / 10,
+                     request.version() % 10, address_, cure);
         refuse(http::status::not_found, "Page not found");
     }
 
@@ -223,6 +232,7 @@ private:
         if (ec) {
             drop();
         } else if (keep_alive_) {
+            answered_ = true;
             read();
         } else {
             // Closing with unread input would reset the connection, and the peer might lose the
@@ -257,6 +267,7 @@ private:
     bool timed_out_ = false;
     bool keep_alive_ = false;
     bool head_ = false;
+    bool answered_ = false; // at least one request
     std::optional<std::chrono::seconds> retry_after_;
 
     // While an upgrade waits for its token to be looked up.
@@ -334,6 +345,12 @@ void session::upgrade(http_request request) {
 void session::on_token(db::token_answer const& answer) {
     lookup_ = 0;
     timers().cancel(*this);
+    if (shared().phase.load() == node_phase::draining) {
+        facts_ = {};
+        retry_after_ = 1s;
+        refuse(http::status::service_unavailable, "This node is going away.");
+        return;
+    }
     if (answer.outcome == db::token_outcome::valid) {
         facts_.authorized = true;
         facts_.token = answer.id;

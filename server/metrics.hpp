@@ -50,7 +50,7 @@ public:
     void auth_failed(auth_failure cause);
     void lease_lost();
     void outbox_overflowed();
-    // limit: "connections", "address", "descriptors", "request_timeout", "header_size".
+    // limit: "connections", "address", "descriptors", "request_timeout", "header_size", "commands".
     void limited(std::string_view limit);
     void http_answered(unsigned status);
 

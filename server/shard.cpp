@@ -59,9 +59,8 @@ std::optional<subscription_state> counted_as(presence::lease_state state) {
 
 } // namespace
 
-shard::shard(unsigned index, node& shared)
+shard::shard(node& shared)
     : shared_{shared}
-    , index_{index}
     , random_{std::random_device{}()}
     , work_{context_.get_executor()}
     , wheel_{context_, granularity(shared.timings)} {}
@@ -77,7 +76,15 @@ void shard::start() {
         wheel_.schedule(token_check_, wheel::clock::now() + token_check_interval);
     });
     thread_ = std::thread{[this] {
-        context_.run();
+        for (;;) {
+            try {
+                context_.run();
+                return;
+            } catch (std::exception const& e) {
+                // A bug, or no memory: it ends what it was about, and nobody else's session.
+                spdlog::error("shard handler failed, going on why=\"{}\"", e.what());
+            }
+        }
     }};
 }
 
@@ -345,6 +352,9 @@ void shard::on_answer(db::lease_answer const& answer) {
         break;
     case db::lease_outcome::renewed:
         s.lease.on_renewed();
+        if (s.owner != nullptr) {
+            s.owner->on_renewed();
+        }
         break;
     case db::lease_outcome::missing:
         drive(s, [](presence::lease& l) { return l.on_missing(); });
@@ -364,21 +374,26 @@ void shard::database_back() {
 
 void shard::check_tokens(wheel::clock::time_point now) {
     wheel_.schedule(token_check_, now + token_check_interval);
+    if (checking_tokens_) {
+        return; // the last answer has not come yet
+    }
     std::vector<db::token_id> tokens;
     cables_.for_each([&](cable_connection& c) {
-        if (!c.is_ending()) {
+        if (!c.is_ending() && c.is_authorized()) {
             tokens.push_back(c.token());
         }
     });
     std::sort(tokens.begin(), tokens.end());
     tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
     if (!tokens.empty()) {
+        checking_tokens_ = true;
         store().check({std::move(tokens), this});
     }
 }
 
 void shard::deliver_ended(std::vector<db::token_id> ended) {
     asio::post(context_, [this, ended = std::move(ended)]() mutable {
+        checking_tokens_ = false;
         std::sort(ended.begin(), ended.end());
         cables_.for_each([&](cable_connection& c) {
             if (!c.is_ending() && std::binary_search(ended.begin(), ended.end(), c.token())) {

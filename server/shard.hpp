@@ -32,7 +32,7 @@ class websocket;
 
 class shard final : public db::mailbox {
 public:
-    shard(unsigned index, node& shared);
+    explicit shard(node& shared);
     ~shard();
 
     // ---- Any thread -------------------------------------------------------------------------
@@ -117,7 +117,6 @@ private:
     db::store& store() { return *shared_.store.load(std::memory_order_relaxed); }
 
     node& shared_;
-    unsigned index_;
     std::minstd_rand random_;
     hub hub_;
     slot_table<subscription> leases_;
@@ -128,6 +127,7 @@ private:
         std::uint64_t key;
     };
     std::deque<lingering> lingering_; // in order of time: the grace is the same for all
+    bool checking_tokens_ = false;
     frame ping_;
     std::int64_t ping_second_ = 0;
     std::atomic<std::size_t> load_{0};

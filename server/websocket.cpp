@@ -1,12 +1,12 @@
 #include "server/websocket_factory.hpp"
 
-#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/field.hpp>
 #include <boost/beast/websocket/error.hpp>
 #include <boost/beast/websocket/stream.hpp>
+#include <boost/beast/websocket/teardown.hpp>
 
-#include <optional>
 #include <utility>
 
 namespace presenced::server {
@@ -19,14 +19,43 @@ namespace ws = beast::websocket;
 // Spec of the wire: at most 64 KiB a message; over it Beast closes with 1009.
 constexpr std::size_t max_message_bytes = 64 * 1024;
 
+// Who has to know that a WebSocket is being torn down.
+class torn_down {
+public:
+    virtual void on_teardown() = 0;
+
+protected:
+    ~torn_down() = default;
+};
+
+// After a protocol error Beast sends a close frame and then waits until the peer has closed. This
+// one says so when the waiting begins, because what the client held ends with the verdict.
+class watched_socket : public tcp_socket {
+public:
+    explicit watched_socket(tcp_socket&& socket)
+        : tcp_socket{std::move(socket)} {}
+
+    torn_down* watcher = nullptr;
+};
+
+// Found by Beast through its argument.
+template <class Handler>
+void async_teardown(beast::role_type role, watched_socket& socket, Handler&& handler) {
+    if (socket.watcher != nullptr) {
+        socket.watcher->on_teardown();
+    }
+    ws::async_teardown(role, static_cast<tcp_socket&>(socket), std::forward<Handler>(handler));
+}
+
 // No compression: it costs 99 KiB a connection after the first message.
-using stream = ws::stream<tcp_socket, false>;
+using stream = ws::stream<watched_socket, false>;
 
 class beast_websocket final : public websocket,
+                              private torn_down,
                               public std::enable_shared_from_this<beast_websocket> {
 public:
     beast_websocket(tcp_socket socket, http_request request, std::string_view subprotocol)
-        : stream_{std::move(socket)}
+        : stream_{watched_socket{std::move(socket)}}
         , request_{std::make_unique<http_request>(std::move(request))} {
         stream_.set_option(ws::stream_base::decorator{[subprotocol](ws::response_type& answer) {
             answer.set(beast::http::field::server, "presenced");
@@ -35,6 +64,7 @@ public:
                            beast::string_view{subprotocol.data(), subprotocol.size()});
             }
         }});
+        stream_.next_layer().watcher = this;
         // Deadlines and pings are the wheel's.
         stream_.set_option(
             ws::stream_base::timeout{ws::stream_base::none(), ws::stream_base::none(), false});
@@ -104,6 +134,12 @@ public:
     }
 
 private:
+    void on_teardown() override {
+        if (owner_ != nullptr) {
+            owner_->on_closing();
+        }
+    }
+
     void on_accept(error_code ec) {
         request_.reset();
         stream_.set_option(ws::stream_base::decorator{[](ws::response_type&) {

@@ -25,7 +25,8 @@ public:
     virtual void on_binary() = 0;
     // A ping or pong: with messages, the evidence that somebody is there.
     virtual void on_control() = 0;
-    // The peer's close frame has come; on_end() follows once the handshake is through.
+    // A close frame has come, or one was sent for a protocol error; on_end() follows once the peer
+    // has closed, too.
     virtual void on_closing() = 0;
     // What send() was given is with the kernel; the next may be sent.
     virtual void on_sent() = 0;

@@ -140,6 +140,11 @@ TEST_CASE("address and host come from a trusted proxy's headers, and from nobody
         CHECK(from.address == "::1");
         CHECK(from.host == "direct.example");
     }
+    SECTION("an entry may carry its port") {
+        CHECK(ask("10.1.2.3", "203.0.113.1:4711", "").address == "203.0.113.1");
+        CHECK(ask("10.1.2.3", "[2001:db8::7]:4711", "").address == "2001:db8::7");
+        CHECK(ask("10.1.2.3", "2001:db8::7", "").address == "2001:db8::7");
+    }
     SECTION("an entry that is no address ends the search") {
         CHECK(ask("10.1.2.3", "203.0.113.1, unknown", "").address == "10.1.2.3");
     }
