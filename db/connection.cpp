@@ -329,6 +329,8 @@ rows connection::call(statement const& what, parameters const& values) {
         return table;
     } catch (pqxx::transaction_rollback const& e) {
         give_up(what, port::rollback_state(e), e.what());
+    } catch (pqxx::insufficient_privilege const& e) {
+        give_up(what, "42501", e.what()); // libpqxx throws this one without its code
     } catch (pqxx::sql_error const& e) {
         give_up(what, e.sqlstate(), e.what());
     } catch (call_failure const&) {
@@ -357,7 +359,11 @@ void connection::give_up(statement const& what, std::string sqlstate, std::strin
         failures_ += 2;
         context_.board.failed(profile_.board_number, problem, false, true);
     } else {
-        ++failures_;
+        // Once is a lost connection; again, without a success between, is a database that is away
+        // although it lets itself be connected to.
+        if (++failures_ > 1) {
+            context_.board.failed(profile_.board_number, problem, false, true);
+        }
         spdlog::debug("database connection lane={} lost reason=\"{}\"", profile_.lane, problem);
     }
     drop();

@@ -127,6 +127,9 @@ void transition_batch::sort(operations batch, rows const& reply, leftover& left)
                       f.active ? "on" : "off", f.reason);
     }
     if (outcomes.size() != batch.size()) {
+        for (auto& op : batch) {
+            op.maybe_done = true; // it committed something
+        }
         left.slow = true;
         left.again.splice(left.again.end(), batch);
         return;

@@ -435,13 +435,15 @@ END $$;
 -- disagrees with their rows; `newest`, the latest renewal. One merge of the index of raised flags
 -- with the rows in the order of their agents: about 1 us a row, nothing for agents that are off.
 -- A hash join over the same rows takes twice as long, and a scan of `agents` far longer.
-CREATE FUNCTION presenced_astray(cutoff timestamptz, OUT wrong bigint[], OUT newest timestamptz)
+CREATE FUNCTION presenced_astray(cutoff timestamptz, vouched text[],
+                                 OUT wrong bigint[], OUT newest timestamptz)
 LANGUAGE plpgsql STABLE
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET jit = off AS $$
 BEGIN
     SELECT array_agg(DISTINCT coalesce(a.id, s.agent_id)) FILTER (
-               WHERE a.id IS NULL OR s.agent_id IS NULL OR s.last_seen_at <= cutoff),
+               WHERE a.id IS NULL OR s.agent_id IS NULL
+                  OR (s.last_seen_at <= cutoff AND s.token <> ALL (vouched))),
            max(s.last_seen_at)
     FROM (SELECT id FROM agents WHERE routing_active) a
     FULL JOIN agent_subscriptions s ON s.agent_id = a.id
@@ -493,7 +495,7 @@ BEGIN
     cutoff := presenced_stale_cutoff(at);
 
     -- Vouched leases are told apart by presenced_transition.
-    SELECT w.wrong, w.newest FROM presenced_astray(cutoff) w INTO wanted, newest;
+    SELECT w.wrong, w.newest FROM presenced_astray(cutoff, presenced_vouched(at)) w INTO wanted, newest;
 
     -- A clock that was stepped back leaves leases in the future; they would outlive their clients.
     IF newest > at + interval '1 second' THEN
