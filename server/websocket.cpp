@@ -107,7 +107,7 @@ public:
     void pause() override { paused_ = true; }
 
     void resume() override {
-        if (std::exchange(paused_, false) && !reading_ && owner_ != nullptr) {
+        if (std::exchange(paused_, false) && !reading_) {
             read();
         }
     }
@@ -116,8 +116,10 @@ public:
         if (std::exchange(closing_, true)) {
             return;
         }
-        // The handshake needs the peer's close frame to be read.
-        resume();
+        // From here on nobody starts to read: async_close() does, for the peer's close frame. With
+        // a control callback Beast 1.81 would deadlock otherwise: a read that finds the close frame
+        // in its buffer goes through the queue before it handles it, holding the read lock; if the
+        // write of our close frame ends meanwhile, each waits for the other's lock for ever.
         stream_.async_close(ws::close_code::normal, [self = shared_from_this()](error_code ec) {
             self->fail(ec ? ec : error_code{ws::error::closed});
         });
@@ -126,11 +128,9 @@ public:
     void drop() override {
         error_code ignored; // it is being thrown away
         stream_.next_layer().close(ignored);
-        if (!reading_) {
-            // No read will report the end.
-            asio::post(stream_.get_executor(),
-                       [self = shared_from_this()] { self->fail(asio::error::operation_aborted); });
-        }
+        // Whatever is under way may wait for something else than the socket.
+        asio::post(stream_.get_executor(),
+                   [self = shared_from_this()] { self->fail(asio::error::operation_aborted); });
     }
 
 private:
@@ -159,12 +159,13 @@ private:
             }
         });
         owner_->on_open();
-        if (owner_ != nullptr) {
-            read();
-        }
+        read();
     }
 
     void read() {
+        if (owner_ == nullptr || paused_ || closing_) {
+            return;
+        }
         reading_ = true;
         stream_.async_read(buffer_, [self = shared_from_this()](error_code ec, std::size_t) {
             self->on_read(ec);
@@ -191,9 +192,7 @@ private:
         if (buffer_.capacity() > 4096) {
             buffer_.shrink_to_fit();
         }
-        if (owner_ != nullptr && !paused_) {
-            read();
-        }
+        read();
     }
 
     // The first error wins; the owner hears of the end once.
