@@ -34,3 +34,23 @@ TEST_CASE("SIGTERM tells every session to come back, releases every row and exit
     std::cout << sessions << " sessions: sent away, released and exited 0 in " << took.count()
               << " ms" << std::endl;
 }
+
+TEST_CASE("whoever is upgraded while a node drains is told to come back, too") {
+    world w{timings(1, 1)};
+    auto const n = w.start_node({{"PRESENCED_LOG_LEVEL", "info"}});
+    constexpr std::size_t sessions = 600;
+    cable_loop loop;
+    swarm all{loop, w.client_options(*n), w.add_agents(10), sessions, sessions};
+    REQUIRE(eventually([&] { return all.look().opened > 50; }));
+    n->signal(SIGTERM);
+    auto const code = n->wait(30s);
+    INFO(n->log());
+    REQUIRE(code.has_value());
+    CHECK(*code == 0);
+    CHECK(eventually([&] { return all.look().closed + all.look().refused == sessions; }));
+    auto const counts = all.look();
+    CHECK(counts.closed == counts.opened);
+    REQUIRE(counts.disconnects.count("server_restart") == 1);
+    CHECK(counts.disconnects.at("server_restart") == counts.opened);
+    CHECK(w.rows() == 0);
+}

@@ -41,21 +41,23 @@ struct swarm::member final : server::cable_client_handler {
         std::visit([this](auto const& m) { on(m); }, message);
     }
 
+    void on_open(std::string_view) override {
+        count([](counts& c) { ++c.opened; });
+        opened_ = true;
+    }
+
     void on_refused(unsigned, server::header_list const&) override {
         count([](counts& c) { ++c.refused; });
         settle();
     }
 
     void on_closed(std::uint16_t, boost::system::error_code) override {
-        count([this](counts& c) { ++(welcomed_ ? c.closed : c.refused); });
+        count([this](counts& c) { ++(opened_ ? c.closed : c.refused); });
         settle();
     }
 
 private:
-    void on(protocol::welcome_message const&) {
-        welcomed_ = true;
-        client.subscribe(identifier_);
-    }
+    void on(protocol::welcome_message const&) { client.subscribe(identifier_); }
     void on(protocol::confirm_message const&) {
         count([this](counts& c) {
             ++c.confirmed;
@@ -88,7 +90,7 @@ private:
     swarm& all_;
     std::string identifier_;
     steady::time_point started_{};
-    bool welcomed_ = false;
+    bool opened_ = false;
     bool settled_ = false;
 
 public:

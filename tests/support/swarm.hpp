@@ -20,7 +20,8 @@ std::size_t raise_descriptor_limit();
 class swarm {
 public:
     struct counts {
-        std::size_t confirmed = 0; // so far
+        std::size_t opened = 0; // so far
+        std::size_t confirmed = 0;
         std::size_t rejected = 0;
         std::size_t refused = 0;                        // before the upgrade, or never connected
         std::size_t closed = 0;                         // of those that were open
