@@ -16,7 +16,7 @@ struct subscription {
     presence::agent_id agent;
     std::uint64_t key = 0;             // names it to the store; see slot_table
     cable_connection* owner = nullptr; // null once nobody waits for it any more
-    std::string identifier;            // as the client wrote it; empty once nobody waits
+    std::string identifier{};          // as the client wrote it; empty once nobody waits
     presence::time_point asked_at{};
     bool unsent = false; // the store was full: the acquire has to be asked for again
 
