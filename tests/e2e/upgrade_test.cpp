@@ -29,8 +29,8 @@ TEST_CASE("without an upgrade, on another path or from another origin there is o
         auto const answer = try_upgrade(n->port(), target, {{"Origin", "https://evil.example"}});
         CHECK(answer.status == 404);
         CHECK(answer.body.find("Page not found") == 0);
-        CHECK(n->log_has("origin=\"https://evil.example\""));
-        CHECK(n->log_has("host=\"127.0.0.1:" + std::to_string(n->port()) + "\""));
+        CHECK(n->log_has("origin=https://evil.example "));
+        CHECK(n->log_has("host=127.0.0.1:" + std::to_string(n->port()) + " "));
         CHECK(n->log_has("http=1.1"));
         CHECK(n->log_has("PRESENCED_ALLOWED_ORIGINS"));
         CHECK(n->metric("presenced_auth_failures_total{cause=\"bad_origin\"}") == 1);
