@@ -1,5 +1,6 @@
 #include "server/websocket_factory.hpp"
 
+#include <boost/asio/compose.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/field.hpp>
@@ -7,6 +8,8 @@
 #include <boost/beast/websocket/stream.hpp>
 #include <boost/beast/websocket/teardown.hpp>
 
+#include <array>
+#include <type_traits>
 #include <utility>
 
 namespace presenced::server {
@@ -38,13 +41,33 @@ public:
     torn_down* watcher = nullptr;
 };
 
-// Found by Beast through its argument.
+// Reads, and throws away, until the peer has closed or the socket is dropped.
+struct drain {
+    watched_socket& socket;
+
+    template <class Self>
+    void operator()(Self& self, error_code ec = {}, std::size_t = 0) {
+        static thread_local std::array<char, 4096> thrown_away;
+        if (ec) {
+            self.complete(ec == asio::error::eof ? error_code{} : ec);
+        } else {
+            socket.async_read_some(asio::buffer(thrown_away), std::move(self));
+        }
+    }
+};
+
+// Found by Beast through its argument. Beast 1.81's own stops reading after the first 2 KiB and
+// closes; what is unread then resets the connection, and the peer of an over-long message may
+// never see why it was closed.
 template <class Handler>
-void async_teardown(beast::role_type role, watched_socket& socket, Handler&& handler) {
+void async_teardown(beast::role_type, watched_socket& socket, Handler&& handler) {
     if (socket.watcher != nullptr) {
         socket.watcher->on_teardown();
     }
-    ws::async_teardown(role, static_cast<tcp_socket&>(socket), std::forward<Handler>(handler));
+    error_code ignored; // the read says it, too
+    socket.shutdown(tcp::socket::shutdown_send, ignored);
+    std::decay_t<Handler> to{std::forward<Handler>(handler)};
+    asio::async_compose<std::decay_t<Handler>, void(error_code)>(drain{socket}, to, socket);
 }
 
 // No compression: it costs 99 KiB a connection after the first message.
