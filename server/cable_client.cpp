@@ -370,7 +370,11 @@ struct cable_client::connection : std::enable_shared_from_this<connection> {
         if (buffer.capacity() > 4096) {
             buffer.shrink_to_fit();
         }
-        read();
+        // async_close() reads for itself; a read beside it can deadlock with it (see
+        // websocket.cpp).
+        if (!closing) {
+            read();
+        }
     }
 
     static std::uint16_t code_of(std::uint16_t code) {
@@ -424,6 +428,7 @@ struct cable_client::connection : std::enable_shared_from_this<connection> {
     }
 
     void send_close() {
+        closing = true;
         stream.async_close(
             websocket::close_reason{*close_code}, [self = shared_from_this()](error_code ec) {
                 // The pending read reports the end, unless it is held back.
@@ -473,6 +478,7 @@ struct cable_client::connection : std::enable_shared_from_this<connection> {
     std::unique_ptr<upgrade> upgrading;
     std::uint64_t pings = 0;
     std::optional<std::uint16_t> close_code; // asked for
+    bool closing = false;                    // its frame is on the way
     phase state = phase::idle;
 };
 
