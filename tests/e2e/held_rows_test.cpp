@@ -122,9 +122,12 @@ TEST_CASE("a row that somebody holds for long delays only itself") {
                          "WHERE session_id IS NULL") == sessions);
     CHECK(w.sql().number("SELECT count(*) FROM routing_transitions") == agent_count);
 
-    // A machine that does more than this test makes somebody wait now and then, lock or no lock:
-    // one in two hundred is overlooked, unless the size was asked for.
-    auto const judged = scale("PRESENCED_E2E_HOLD_SECONDS", 0) != 0 ? 1.0 : 0.995;
-    CHECK(at(with_agent, judged) <= at(before, judged) + 100ms);
-    CHECK(at(with_row, judged) <= at(before, judged) + 100ms);
+    // Nobody waited for the lock, however slow the machine is: they would have waited for all of it.
+    CHECK(at(with_agent, 1.0) < hold / 2);
+    CHECK(at(with_row, 1.0) < hold / 2);
+    // Milliseconds are a measurement: judged when it is asked for, on a machine of its own.
+    if (scale("PRESENCED_E2E_HOLD_SECONDS", 0) != 0) {
+        CHECK(at(with_agent, 1.0) <= at(before, 1.0) + 100ms);
+        CHECK(at(with_row, 1.0) <= at(before, 1.0) + 100ms);
+    }
 }
