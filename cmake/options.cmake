@@ -33,6 +33,10 @@ if(PRESENCED_SANITIZE)
     if(PRESENCED_SANITIZE MATCHES "undefined")
         add_compile_options(-fno-sanitize-recover=all)
     endif()
+    if(PRESENCED_SANITIZE MATCHES "thread")
+        # TSan does not understand the fences that Asio has beside its mutexes.
+        add_compile_definitions(BOOST_ASIO_DISABLE_FENCED_BLOCK)
+    endif()
 endif()
 
 # presenced_library(<folder> <sources...>): the static library of one folder.
