@@ -1,6 +1,8 @@
 #include "tests/support/node.hpp"
 
 #include <charconv>
+#include <cstdio>
+#include <cstdlib>
 #include <sstream>
 #include <stdexcept>
 
@@ -44,6 +46,14 @@ node::node(environment settings)
     });
     if (!listens || port_ == 0) {
         throw std::runtime_error{"presenced does not listen:\n" + log()};
+    }
+}
+
+node::~node() {
+    auto const text = log();
+    if (text.find("Sanitizer") != text.npos || text.find("runtime error:") != text.npos) {
+        std::fputs(text.c_str(), stderr);
+        std::abort();
     }
 }
 

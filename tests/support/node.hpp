@@ -16,6 +16,9 @@ public:
     // `presenced serve`; `settings` are environment variables. Returns once it listens, which is
     // before it is ready. Throws std::runtime_error with its log when it does not.
     explicit node(environment settings);
+    // Kills it. Ends the test program when a sanitizer has found something in the node, which
+    // nobody would see otherwise.
+    ~node();
 
     // Waits for /readyz. Throws std::runtime_error with its log when that takes too long.
     void await_ready();
