@@ -6,8 +6,9 @@ is destroyed twice (GCC bug 99576 and its kin). Naming it first avoids that.
 Run from the top of the checkout.
 """
 import re
-import subprocess
 import sys
+
+from sources import sources
 
 CAPTURING = re.compile(
     r"\[(?!\[)([^\[\]]*)\]\s*(?:\([^()]*\)\s*)?(?:mutable\s*|noexcept\s*)*(?:->\s*[\w:<>,\s&*]+)?\{")
@@ -57,10 +58,7 @@ def findings_in(path):
 
 
 def main():
-    listing = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "*.cpp", "*.hpp"],
-        capture_output=True, text=True, check=False)
-    findings = [f for path in listing.stdout.split() for f in findings_in(path)]
+    findings = [f for path in sources() for f in findings_in(path)]
     print("\n".join(findings) if findings else "no such co_await")
     sys.exit(1 if findings else 0)
 

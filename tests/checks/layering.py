@@ -5,8 +5,9 @@ Folder = library = namespace. What a folder may include, of ours and of others',
 anything else is an error. Run from the top of the checkout.
 """
 import re
-import subprocess
 import sys
+
+from sources import sources
 
 OURS = {"protocol", "presence", "db", "server", "tests", "bench"}
 
@@ -55,12 +56,7 @@ def problems_of(path, text):
 
 
 def main():
-    listing = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "*.cpp", "*.hpp"],
-        capture_output=True, text=True, check=False)
-    paths = listing.stdout.split()
-    if not paths:
-        sys.exit("no sources found: run this from the top of a git checkout")
+    paths = sources()
     problems = [p for path in paths for p in problems_of(path, open(path, encoding="utf-8").read())]
     print("\n".join(problems) if problems else f"{len(paths)} files keep to the layers")
     sys.exit(1 if problems else 0)
