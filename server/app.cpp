@@ -1,7 +1,5 @@
 #include "server/app.hpp"
 
-#include "db/postgres_store.hpp"
-#include "db/schema.hpp"
 #include "server/listener.hpp"
 #include "server/node.hpp"
 #include "server/shard.hpp"
@@ -73,8 +71,9 @@ std::size_t connection_limit(config const& settings) {
 
 class app {
 public:
-    explicit app(config const& settings)
+    app(config const& settings, store_source const& from)
         : settings_{settings}
+        , source_{from}
         , figures_{PRESENCED_VERSION, settings.node}
         , node_{settings, figures_, connection_limit(settings)}
         , shards_{make_shards()}
@@ -129,6 +128,7 @@ private:
     }
 
     config const& settings_;
+    store_source const& source_;
     metrics figures_;
     node node_;
     std::vector<std::unique_ptr<shard>> shards_;
@@ -218,7 +218,7 @@ void app::find_database() {
     std::minstd_rand random{std::random_device{}()};
     for (;;) {
         try {
-            auto const facts = db::check_schema(settings_.conninfo, PRESENCED_VERSION);
+            auto const facts = source_.look(settings_.conninfo);
             asio::post(context_, [this, facts] { on_schema(facts); });
             return;
         } catch (db::unreachable_error const& e) {
@@ -259,7 +259,7 @@ void app::on_schema(db::schema_facts facts) {
     options.timings = node_.timings;
     options.keep_transitions = settings_.transitions_keep;
     options.transition_lanes = settings_.transition_lanes();
-    store_ = db::make_postgres_store(std::move(options), figures_);
+    store_ = source_.open(std::move(options), figures_);
     for (auto const& s : shards_) {
         store_->subscribe_to_outages(*s);
     }
@@ -383,9 +383,15 @@ void app::finish(int code) {
 
 } // namespace
 
-int serve(config const& settings) {
+store_source postgres() {
+    return {
+        [](std::string const& conninfo) { return db::check_schema(conninfo, PRESENCED_VERSION); },
+        db::make_postgres_store};
+}
+
+int serve(config const& settings, store_source const& from) {
     try {
-        return app{settings}.run();
+        return app{settings, from}.run();
     } catch (std::exception const& e) {
         spdlog::error("app cannot start: {}", e.what());
         return 1;

@@ -24,7 +24,7 @@ LIBRARIES = {
     "nlohmann_json": (r"nlohmann/", r"^(protocol/codec\.cpp|server/(commands\w*|log)\.cpp|tests/|bench/)"),
     # Two headers of db/ show libpqxx, and are for its .cpp files alone.
     "libpqxx": (r"(pqxx/|libpq-fe\.h)",
-                r"^(db/\w+\.cpp|db/(pqxx_port|command_session)\.hpp|tests/)"),
+                r"^(db/\w+\.cpp|db/(pqxx_port|command_session)\.hpp|tests/|bench/)"),
     "a header with libpqxx": (r"db/(pqxx_port|command_session)\.hpp", r"^(db/\w+\.cpp|tests/)"),
     "Asio": (r"boost/asio", r"^(server/|tests/|bench/)"),
     "Beast": (r"boost/beast",
@@ -32,7 +32,7 @@ LIBRARIES = {
               r"server/websocket_factory\.hpp|tests/|bench/)"),
     "Boost": (r"boost/", r"^(server/|tests/|bench/)"),
     "spdlog": (r"spdlog/", r"^(db/\w+\.cpp|server/\w+\.cpp|tests/|bench/)"),
-    "CLI11": (r"CLI/", r"^server/commands\w*\.cpp"),
+    "CLI11": (r"CLI/", r"^(server/commands\w*|bench/main)\.cpp"),
     "prometheus-cpp": (r"prometheus/", r"^server/metrics\.cpp"),
     "OpenSSL": (r"openssl/", r"^(server/\w+\.cpp|tests/|bench/)"),
     "Catch2": (r"catch2/", r"^tests/support/catch\.hpp"),
