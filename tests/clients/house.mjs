@@ -30,7 +30,7 @@ export const reload_limit = 4000
 const taken = new Set()
 
 // Below the range from which the kernel takes the ports of clients, so that none sits on it.
-async function free_port() {
+export async function free_port() {
     for (;;) {
         const port = 20000 + Math.floor(Math.random() * 12000)
         if (taken.has(port)) {
@@ -86,13 +86,9 @@ export class house {
         this.#tell(`postgres ${script} ${home}`)
         const { stdout } = await run(script, ['temp', home, '-c', 'max_connections=200'])
         this.#urls.normal = stdout.trim()
-        this.#urls.quick = this.#urls.normal.replace('/presenced?', '/presenced_quick?')
-        const first = new database(this.#urls.normal)
-        await first.rows('create database presenced_quick')
-        this.databases.normal = first
-        this.databases.quick = new database(this.#urls.quick)
+        this.databases.normal = new database(this.#urls.normal)
         await this.command('normal', ['migrate'])
-        await this.command('quick', ['migrate'], quick)
+        await this.add_database('quick', quick)
 
         const place = (name) => join(this.directory, name)
         await run('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt',
@@ -102,6 +98,19 @@ export class house {
         this.authority = await readFile(place('certificate.pem'), 'utf8')
         await writeFile(place('both.pem'),
             this.authority + await readFile(place('key.pem'), 'utf8'))
+    }
+
+    // One more on the same server, with presenced's schema.
+    async add_database(name, settings = {}) {
+        await this.databases.normal.rows(`create database presenced_${name}`)
+        this.#urls[name] = this.#urls.normal.replace('/presenced?', `/presenced_${name}?`)
+        this.databases[name] = new database(this.#urls[name])
+        await this.command(name, ['migrate'], settings)
+        return this.databases[name]
+    }
+
+    url(name) {
+        return this.#urls[name]
     }
 
     keep_logs() {
