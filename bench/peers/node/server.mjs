@@ -19,6 +19,8 @@ function every(interval, work) {
 }
 
 async function lead() {
+    // Each process accepts for itself, which is faster than being handed every socket.
+    cluster.schedulingPolicy = cluster.SCHED_NONE
     await database.migrate()
     every(sweep, database.sweep)
     for (let i = 0; i < Number(process.env.WEB_CONCURRENCY ?? 2); ++i) {
