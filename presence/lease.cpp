@@ -2,12 +2,11 @@
 
 namespace presenced::presence {
 
-action lease::on_acquired(time_point now, duration heartbeat) {
+action lease::on_acquired(duration heartbeat) {
     switch (state_) {
     case lease_state::acquiring:
         state_ = lease_state::live;
-        renewed_at_ = now;
-        due_ = now + heartbeat;
+        due_ = renewed_at_ + heartbeat;
         return action::confirm;
     case lease_state::abandoning:
         state_ = lease_state::releasing;

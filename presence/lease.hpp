@@ -30,16 +30,19 @@ enum class action : std::uint8_t {
 class lease {
 public:
     // A lease that is about to be acquired; the caller sends the acquire.
-    explicit lease(lease_token token)
-        : token_{token} {}
+    lease(lease_token token, time_point asked_at)
+        : token_{token}
+        , renewed_at_{asked_at} {}
 
     lease_token const& token() const { return token_; }
     lease_state state() const { return state_; }
     // Only for releasing leases and those whose release is due.
     release_reason release_cause() const { return cause_; }
 
-    // The acquire committed. Returns confirm, or release when nobody wants it any more.
-    action on_acquired(time_point now, duration heartbeat);
+    // The acquire committed. Returns confirm, or release when nobody wants it any more. The first
+    // renewal is due a heartbeat after the acquire was asked for: the answer may have waited long,
+    // on a node that was frozen, and the row is as old as the question.
+    action on_acquired(duration heartbeat);
     // No such agent, or not its owner's. Returns reject, or none when nobody waits for it.
     action on_refused();
     // The database holds no trace of an abandoned acquire.
@@ -75,7 +78,8 @@ private:
     release_reason cause_ = release_reason::disconnected;
     bool renewing_ = false;
     time_point due_{};
-    time_point renewed_at_{}; // when the last renewal was sent: evidence must be younger
+    time_point
+        renewed_at_; // when the acquire or the last renewal was sent: evidence must be younger
 };
 
 } // namespace presenced::presence

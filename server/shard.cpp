@@ -247,8 +247,9 @@ void shard::drive(subscription& s, Event event) {
 subscription& shard::subscribe(cable_connection& owner, presence::agent_id agent,
                                presence::owner_id user, std::optional<std::string> session_id,
                                std::string identifier) {
-    auto made = std::make_unique<subscription>(subscription{
-        presence::lease{mint()}, agent, 0, &owner, std::move(identifier), wheel::clock::now()});
+    auto const now = wheel::clock::now();
+    auto made = std::make_unique<subscription>(
+        subscription{presence::lease{mint(), now}, agent, 0, &owner, std::move(identifier), now});
     auto& s = *made;
     s.key = leases_.insert(std::move(made));
     held_.fetch_add(1, std::memory_order_relaxed);
@@ -326,9 +327,7 @@ void shard::on_answer(db::lease_answer const& answer) {
     auto& s = *found;
     switch (answer.outcome) {
     case db::lease_outcome::acquired:
-        drive(s, [this](presence::lease& l) {
-            return l.on_acquired(wheel::clock::now(), shared_.timings.heartbeat);
-        });
+        drive(s, [this](presence::lease& l) { return l.on_acquired(shared_.timings.heartbeat); });
         break;
     case db::lease_outcome::refused:
         drive(s, [](presence::lease& l) { return l.on_refused(); });

@@ -19,7 +19,7 @@ frame text(std::string s) {
 }
 
 subscription on_agent(presence::agent_id agent) {
-    return subscription{presence::lease{presence::lease_token{}}, agent};
+    return subscription{presence::lease{presence::lease_token{}, {}}, agent};
 }
 
 } // namespace
