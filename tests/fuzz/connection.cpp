@@ -72,7 +72,8 @@ public:
     void check(db::check_request) override {}
     void subscribe_to_outages(db::mailbox&) override {}
     db::store_health health() const override {
-        return {.reachable = true, .writable = true, .problem = {}, .since_tick = 0ms, .queues = {}};
+        return {
+            .reachable = true, .writable = true, .problem = {}, .since_tick = 0ms, .queues = {}};
     }
     std::size_t stop(std::chrono::steady_clock::time_point) override { return 0; }
 
@@ -83,8 +84,8 @@ public:
             if (owns) {
                 check(rows_.insert(request.token).second);
             }
-            request.box->deliver(answer(
-                request.key, owns ? db::lease_outcome::acquired : db::lease_outcome::refused));
+            request.box->deliver(answer(request.key, owns ? db::lease_outcome::acquired
+                                                          : db::lease_outcome::refused));
         }
         return !asked.empty();
     }
@@ -181,7 +182,8 @@ public:
     // Sends, and goes on until the server has nothing more to do with it.
     void feed(std::string_view bytes) {
         while (!bytes.empty()) {
-            auto const n = ::send(pair_.peer, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+            auto const n =
+                ::send(pair_.peer, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
             if (n < 0 && errno != EAGAIN) {
                 return; // the server has closed
             }
@@ -223,9 +225,7 @@ private:
         }
     }
 
-    bool is_over() const {
-        return closed_ && home_.load() == 0 && home_.held_leases() == 0;
-    }
+    bool is_over() const { return closed_ && home_.load() == 0 && home_.held_leases() == 0; }
 
     bool has_said_close() const { return said_.ends_with("\x88\x02\x03\xe8"); }
 
@@ -329,8 +329,8 @@ void check_cable(std::string_view asked, std::string_view frames) {
         return; // it went on to break the protocol before a word could be said
     }
     bool const welcomed = texts.front() == protocol::encode_welcome();
-    check(welcomed || texts.front() ==
-                          protocol::encode_disconnect(protocol::disconnect_reason::unauthorized));
+    check(welcomed ||
+          texts.front() == protocol::encode_disconnect(protocol::disconnect_reason::unauthorized));
     check(!welcomed || asked.find("good") != asked.npos || asked.find('%') != asked.npos);
     check(welcomed || texts.size() == 1);
     for (auto const& text : texts) {

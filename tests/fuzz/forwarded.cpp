@@ -53,13 +53,14 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
         return 0;
     }
     // What stands further left, anybody may have written.
-    auto const forged = find_origin(peer, host, "198.51.100.7, " + by, "forged.example, " + at, trusted);
+    auto const forged =
+        find_origin(peer, host, "198.51.100.7, " + by, "forged.example, " + at, trusted);
     check(is_trusted(found.address, trusted) || forged.address == found.address);
-    check(forged.host == found.host ||
-          at.find_last_not_of(" \t") == std::string::npos ||
+    check(forged.host == found.host || at.find_last_not_of(" \t") == std::string::npos ||
           at[at.find_last_not_of(" \t")] == ',');
     // Another trusted hop in between changes nothing.
-    auto const hop = find_origin(peer, host, by + (by.empty() ? "" : ", ") + alone.address, at, trusted);
+    auto const hop =
+        find_origin(peer, host, by + (by.empty() ? "" : ", ") + alone.address, at, trusted);
     check(hop.address == found.address);
     return 0;
 }

@@ -95,7 +95,7 @@ void check_every_setting(std::string const& text) {
     database.environment["DATABASE_URL"] = text;
     is_taken<bad_setting>([&] { check(parse_conninfo(database) == text); });
     database.environment["PRESENCED_" + text.substr(0, 16)] = "x"; // distances take long
-    (void)unknown_variables(database); // anything but an exception
+    (void)unknown_variables(database);                             // anything but an exception
 }
 
 } // namespace
