@@ -147,13 +147,14 @@ const cases = {
             `select last_seen_at from agent_subscriptions where agent_id = ${agent}`)
         const first = await last_seen()
         await within(heartbeat + 5000, 'renewed', last_seen, (seen) => seen !== first)
-        const pings = client.record.of_type('ping')
-        assert.ok(pings.length >= 4, `${pings.length} pings`)
-        for (const [i, { at, message }] of pings.entries()) {
-            assert.ok(Number.isInteger(message) && Math.abs(message - at / 1000) < 3, `${message}`)
-            const gap = i === 0 ? 3000 : at - pings[i - 1].at
-            assert.ok(gap > 2000 && gap < 4500, `${gap} ms between two pings`)
-        }
+        const pings = () => client.record.of_type('ping')
+        await within(20_000, 'five pings', () => pings().length, (n) => n >= 5)
+        // By the times they were sent at: on a busy machine they arrive when they can.
+        const sent = pings().map((p) => p.message)
+        assert.ok(sent.every(Number.isInteger), `${sent}`)
+        assert.ok(Math.abs(sent[0] - pings()[0].at / 1000) < 60, `${sent}`)
+        const gap = (sent.at(-1) - sent[0]) / (sent.length - 1)
+        assert.ok(gap > 2.5 && gap < 3.5, `${gap} s between two pings: ${sent}`)
         assert.equal(client.record.ended, 0)
     },
     'a row that is deleted is not put back, and its client is told': async ({ database, port }) => {

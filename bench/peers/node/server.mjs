@@ -27,11 +27,16 @@ async function lead() {
         cluster.fork()
     }
     let stopping = false
-    cluster.on('exit', () => stopping || cluster.fork())
-    process.on('SIGTERM', async () => {
+    cluster.on('exit', () => {
+        if (!stopping) {
+            cluster.fork()
+        } else if (Object.keys(cluster.workers).length === 0) {
+            process.exit()
+        }
+    })
+    process.on('SIGTERM', () => {
         stopping = true
-        await new Promise((resolve) => cluster.disconnect(resolve))
-        process.exit()
+        Object.values(cluster.workers).forEach((worker) => worker.send('stop'))
     })
 }
 
@@ -102,7 +107,8 @@ function serve() {
 
     http.listen({ port: Number(process.env.PORT), host: '127.0.0.1', backlog: 4096 })
     process.on('SIGTERM', () => {}) // the primary says when
-    process.on('disconnect', async () => {
+    process.on('message', async () => {
+        http.close()
         const all = [...connections.values()]
         all.forEach((c) => c.disconnect('server_restart', true))
         const closed = (async () => {
