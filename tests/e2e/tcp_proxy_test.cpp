@@ -3,9 +3,13 @@
 #include "tests/support/tcp_proxy.hpp"
 #include "tests/support/world.hpp"
 
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+
 #include <system_error>
 
 using namespace presenced::tests;
+using boost::asio::ip::tcp;
 using towards = tcp_proxy::towards;
 
 namespace {
@@ -109,6 +113,10 @@ TEST_CASE("a path that refuses is refused until it is healed") {
     p.proxy.refuse();
     CHECK(old.ended());
     CHECK_THROWS_AS(raw_connection{p.proxy.port()}, std::system_error);
+    // Nobody else gets the port meanwhile.
+    boost::asio::io_context context;
+    tcp::endpoint const there{boost::asio::ip::address_v4::loopback(), p.proxy.port()};
+    CHECK_THROWS_AS((tcp::acceptor{context, there, false}), boost::system::system_error);
     p.proxy.heal();
     CHECK(http_request(p.proxy.port(), "/healthz").status == 200);
 }

@@ -96,6 +96,7 @@ pid_t spawn(std::vector<std::string> const& command, std::string const& log) {
         ::dup2(in, 0);
         ::dup2(out, 1);
         ::dup2(out, 2);
+        ::close_range(3, ~0U, 0); // the test's sockets are not the server's to keep
         if (::chdir("/") != 0) {
             ::_exit(126);
         }
@@ -280,6 +281,7 @@ postgres::postgres(std::vector<std::string> settings)
         int const nowhere = ::open("/dev/null", O_WRONLY);
         ::dup2(nowhere, 1);
         ::dup2(nowhere, 2);
+        ::close_range(3, ~0U, 0);
         char const* const script =
             "read -r line; p=$(head -n 1 \"$0/data/postmaster.pid\") && kill -CONT \"$p\" && "
             "kill -QUIT \"$p\"; n=0; "

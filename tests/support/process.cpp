@@ -92,6 +92,9 @@ process::process(std::vector<std::string> const& command, environment const& ext
         dup2(nothing, STDIN_FILENO);
         dup2(output_, STDOUT_FILENO);
         dup2(errors_, STDERR_FILENO);
+        // Asio's sockets would live on in the child: a listener that nobody closed, a connection
+        // that cannot be reset.
+        close_range(3, ~0U, 0);
         sigset_t none;
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, nullptr);

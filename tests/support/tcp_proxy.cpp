@@ -175,19 +175,19 @@ void lane::read() {
         return;
     }
     reading_ = true;
-    from_.async_read_some(asio::buffer(part_), [this, keep = owner_.shared_from_this()](
-                                                   error_code ec, std::size_t n) {
-        reading_ = false;
-        if (owner_.is_over()) {
-            return;
-        }
-        if (ec) {
-            end(ec != asio::error::eof);
-            return;
-        }
-        hold(kind::bytes, {part_.data(), n});
-        read();
-    });
+    from_.async_read_some(asio::buffer(part_),
+                          [this, keep = owner_.shared_from_this()](error_code ec, std::size_t n) {
+                              reading_ = false;
+                              if (owner_.is_over()) {
+                                  return;
+                              }
+                              if (ec) {
+                                  end(ec != asio::error::eof);
+                                  return;
+                              }
+                              hold(kind::bytes, {part_.data(), n});
+                              read();
+                          });
 }
 
 void lane::end(bool by_reset) {
@@ -261,7 +261,10 @@ public:
     }
 
     ~engine() {
-        loop_.run([this] { refuse(); });
+        loop_.run([this] {
+            refuse();
+            port_.reset();
+        });
     }
 
     template <class Job>
@@ -313,10 +316,16 @@ public:
     }
 
 private:
-    // The first time on any port, then on the same one.
+    // The first time on any port, then on the same one. It stays bound meanwhile: somebody else's
+    // outgoing connection might get it.
     void listen() {
+        if (!port_) {
+            port_.emplace(loop_.context(), endpoint_.protocol());
+            port_->set_option(tcp::socket::reuse_address{true});
+            port_->bind(endpoint_);
+            endpoint_ = port_->local_endpoint();
+        }
         acceptor_.emplace(loop_.context(), endpoint_);
-        endpoint_ = acceptor_->local_endpoint();
         accept();
     }
 
@@ -338,6 +347,7 @@ private:
     tcp::endpoint endpoint_{asio::ip::address_v4::loopback(), 0};
     roads roads_;
     std::set<std::shared_ptr<link>> links_;
+    std::optional<tcp::socket> port_; // holds it
     std::optional<tcp::acceptor> acceptor_;
     cable_loop loop_; // the last, because its handlers use the others until it ends
 };
