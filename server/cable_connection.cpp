@@ -255,10 +255,11 @@ void cable_connection::on_no_room(subscription& s) {
 
 void cable_connection::on_database_back() {
     if (!ending_ && open_) {
-        // Spread over a second, so that the database is not met by all of them at once.
+        // Spread over a second, so that the database is not met by all of them at once. Nothing
+        // else waits for that, pings above all.
         std::uniform_int_distribution<int> pick{0, 1000};
-        shard_.timers().schedule(*this, wheel::clock::now() +
-                                            std::chrono::milliseconds{pick(shard_.random())});
+        renew_from_ = wheel::clock::now() + std::chrono::milliseconds{pick(shard_.random())};
+        reschedule();
     }
 }
 
@@ -275,7 +276,8 @@ void cable_connection::note_evidence() {
 void cable_connection::renew_due(time_point now) {
     overdue_ = false;
     for (auto* s : subscriptions_) {
-        if (s->lease.renewal_due() <= now && !shard_.renew(*s, now, evidence_)) {
+        if (std::max(s->lease.renewal_due(), renew_from_) <= now &&
+            !shard_.renew(*s, now, evidence_)) {
             overdue_ = true;
         }
     }
@@ -378,7 +380,7 @@ cable_connection::time_point cable_connection::next_deadline() const {
                                       ? wheel::clock::now() + store_full_pause
                                       : limit);
         } else if (!overdue_) {
-            next = std::min(next, s->lease.renewal_due());
+            next = std::min(next, std::max(s->lease.renewal_due(), renew_from_));
         }
     }
     return next;

@@ -100,6 +100,7 @@ private:
     time_point next_ping_{};
     time_point next_native_ping_{};
     time_point close_by_{};
+    time_point renew_from_{}; // not before: the database was away
     time_point resume_at_{time_point::max()};
     time_point budget_since_{};
     std::uint32_t budget_used_ = 0;

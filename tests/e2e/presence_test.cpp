@@ -326,3 +326,20 @@ TEST_CASE("logs and metrics never contain a token") {
         CHECK(log.find(secret) == log.npos);
     }
 }
+
+TEST_CASE("a client gets its pings however often the database's connections are lost") {
+    world w;
+    auto const n = w.start_node();
+    auto const c = w.subscriber(*n, w.add_agent());
+    constexpr auto ping = 300ms;
+    constexpr auto rounds = 40;
+    auto const start = steady::now();
+    for (int i = 0; i < rounds; ++i) {
+        w.sql().query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                      "WHERE application_name = 'presenced' AND datname = current_database()");
+        std::this_thread::sleep_for(ping / 2); // time is under test
+    }
+    auto const due = since(start) / ping;
+    CHECK(c->pings().size() > static_cast<std::size_t>(due / 2));
+    CHECK(n->metric("presenced_leases_lost_total") == 0);
+}
