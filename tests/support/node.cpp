@@ -33,7 +33,8 @@ std::optional<std::uint16_t> port_in(std::string const& log) {
 } // namespace
 
 std::string binary() {
-    return PRESENCED_BINARY;
+    auto const* const given = std::getenv("PRESENCED_TEST_BINARY");
+    return given != nullptr ? given : PRESENCED_BINARY;
 }
 
 node::node(environment settings)

@@ -43,7 +43,7 @@ private:
     std::uint16_t port_ = 0;
 };
 
-// The path of the binary under test.
+// The path of the binary under test; PRESENCED_TEST_BINARY names another one.
 std::string binary();
 
 } // namespace presenced::tests

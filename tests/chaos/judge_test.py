@@ -1,0 +1,491 @@
+#!/usr/bin/env python3
+"""The judge on small histories made by hand: a good one, and each promise broken once."""
+import unittest
+
+from judge import Judge, Spans, Stalls
+
+AGENT = 7
+BASE = 1_700_000_000.0  # the database's clock at second 0 of the run
+
+
+class History:
+    """A run of one node and one process of clients; snapshots every 0.1 s say what `rows` holds."""
+
+    def __init__(self, nodes=1):
+        self.events = []
+        self.rows = {}        # token: (agent, u, node, last_seen)
+        self.seen = {}
+        self.flags = set()
+        self.seen_flags = set()
+        self.pending_flips = []
+        self.flip_number = 0
+        self.silent_flips = False
+        self.ticking = True
+        self.at(0, "run", seed=1, nodes=nodes, heartbeat=1500, stale_after=4500, sweep=500,
+                ping=300, peer_timeout=3000)
+        self.at(0, "listening")
+        for n in range(nodes):
+            self.at(0, "node", n=n, boot=1, clock="+0")
+            self.at(0, "ready", n=n, boot=1)
+        self.at(0, "clients", p=1, slot=0)
+        self.at(0, "start")
+        self.t = 0.0
+
+    def at(self, t, event, /, **fields):
+        self.events.append({"e": event, "t": t, **fields})
+
+    def put(self, token, u="1.1", agent=AGENT, node="n0", flag=True, last_seen=None):
+        self.rows[token] = [agent, u, node, BASE + (self.t if last_seen is None else last_seen)]
+        if flag and agent not in self.flags:
+            self.flip(agent, True)
+
+    def drop(self, token, flag=True):
+        agent = self.rows.pop(token)[0]
+        if flag and not any(r[0] == agent for r in self.rows.values()):
+            self.flip(agent, False)
+
+    def flip(self, agent, active, reason=None):
+        (self.flags.add if active else self.flags.discard)(agent)
+        self.flip_number += 1
+        reason = reason or ("subscribed" if active else "disconnected")
+        self.pending_flips.append([self.flip_number, agent, active, reason, BASE + self.t])
+
+    def run(self, until, renew=True):
+        """Snapshots until then; every row is renewed each second while `renew`."""
+        while self.t < until - 1e-9:
+            self.t = round(self.t + 0.1, 3)
+            if renew and round(self.t * 10) % 10 == 0:
+                for r in self.rows.values():
+                    r[3] = BASE + self.t - 0.05
+            self.snap()
+
+    def snap(self):
+        e = {"t1": self.t + 0.002, "db": str(BASE + self.t + 0.001)}
+        now = {k: tuple(v) for k, v in self.rows.items()}
+        e["add"] = [[k, *v[:3], str(v[3])] for k, v in now.items() if k not in self.seen]
+        e["seen"] = [[k, str(v[3])] for k, v in now.items()
+                     if k in self.seen and v[3] != self.seen[k][3]]
+        e["gone"] = [k for k in self.seen if k not in now]
+        e["on"] = sorted(self.flags - self.seen_flags)
+        e["off"] = sorted(self.seen_flags - self.flags)
+        e["flips"] = [f[:4] + [str(f[4])] for f in self.pending_flips]
+        if self.ticking:
+            e["clock"] = [str(BASE + self.t - 0.01), str(BASE + self.t + 1), "-Infinity", ""]
+        self.at(self.t, "snap", **e)
+        for f in self.pending_flips:
+            if not self.silent_flips:
+                us = round((f[4] - BASE) * 1e6)
+                at = f"2023-11-14T22:13:{20 + us // 1_000_000:02d}.{us % 1_000_000:06d}Z"
+                self.at(self.t + 0.003, "notify",
+                        of={"agent_id": f[1], "active": f[2], "reason": f[3], "at": at})
+        self.seen, self.seen_flags, self.pending_flips = now, set(self.flags), []
+
+    def subscribe(self, u="1.1", s="1.1", agent=AGENT, token="tok", node=0, p=1):
+        """Connects, subscribes and is confirmed within 30 ms."""
+        t = self.t
+        self.at(t + 0.001, "connect", s=s, c=1, n=node, p=p, k=0)
+        self.at(t + 0.005, "welcome", s=s)
+        self.at(t + 0.006, "subscribe", s=s, u=u, a=agent)
+        self.put(token, u, agent, f"n{node}")
+        self.at(t + 0.030, "confirm", s=s, u=u)
+
+    def fault(self, kind, since, until, target=0, what=None):
+        number = str(len(self.events))
+        self.at(since, "fault", kind=kind, target=target, id=number)
+        if what is not None:
+            self.at(since, "locked", kind=kind, id=number, what=what)
+        self.at(until, "over", kind=kind, target=target, id=number)
+
+    def verdict(self):
+        judge = Judge()
+        for e in sorted(self.events, key=lambda e: e["t"]):
+            judge.feed(e)
+        judge.verdict()
+        return judge
+
+    def broken(self):
+        return sorted({v[0] for v in self.verdict().violations})
+
+
+class Promises(unittest.TestCase):
+    def good(self):
+        h = History()
+        h.run(1)
+        h.subscribe()
+        h.run(3)
+        return h
+
+    def test_a_session_that_comes_and_goes_breaks_nothing(self):
+        h = self.good()
+        h.at(3.0, "close", s="1.1")
+        h.drop("tok")
+        h.at(3.01, "closed", s="1.1", code=1000)
+        h.run(6)
+        h.at(6, "end")
+        self.assertEqual(h.broken(), [])
+
+    # P1
+
+    def test_p1_a_row_without_its_flag(self):
+        h = History()
+        h.run(1)
+        h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
+        h.put("tok", flag=False)
+        h.at(1.03, "confirm", s="1.1", u="1.1")
+        h.run(1.2)
+        h.flip(AGENT, True)
+        h.run(3)
+        self.assertEqual(h.broken(), ["P1"])
+
+    def test_p1_a_flag_without_a_row_for_a_moment(self):
+        h = self.good()
+        h.at(3.0, "unsubscribe", s="1.1", u="1.1")
+        h.drop("tok", flag=False)
+        h.run(3.1)
+        h.flip(AGENT, False)
+        h.run(5)
+        self.assertEqual(h.broken(), ["P1"])
+
+    def test_p1_rows_by_hand_are_followed_within_a_sweep(self):
+        for lateness, verdict in ((0.4, []), (1.2, ["P1"])):
+            h = History()
+            h.run(1)
+            h.put("by-hand-1", u="", flag=False, node="")
+            h.at(1.01, "inserted", since=1.0, rows=[["by-hand-1", AGENT]])
+            h.run(1 + lateness, renew=False)
+            h.flip(AGENT, True, "reconciled")
+            h.run(5.9, renew=False)
+            h.drop("by-hand-1")
+            h.run(7)
+            self.assertEqual(h.broken(), verdict, lateness)
+
+    def test_p1_rows_by_hand_excuse_no_other_agent(self):
+        h = self.good()
+        h.at(3.01, "inserted", since=3.0, rows=[["by-hand-1", AGENT + 1]])
+        h.drop("tok", flag=False)
+        h.at(3.0, "unsubscribe", s="1.1", u="1.1")
+        h.run(3.2)
+        h.flip(AGENT, False)
+        h.run(5)
+        self.assertEqual(h.broken(), ["P1"])
+
+    def test_p1_a_flip_without_a_notification(self):
+        h = History()
+        h.run(2)
+        h.silent_flips = True
+        h.subscribe()
+        h.run(6)
+        self.assertEqual(h.broken(), ["P1"])
+
+    def test_p1_two_flips_in_one_direction(self):
+        h = self.good()
+        h.flip(AGENT, True)
+        h.run(4)
+        self.assertEqual(h.broken(), ["P1"])
+
+    # P2
+
+    def test_p2_a_closed_session_leaves_its_row(self):
+        for lasts, verdict in ((0.8, []), (1.5, ["P2"])):
+            h = self.good()
+            h.at(3.0, "close", s="1.1")
+            h.run(3 + lasts, renew=False)
+            h.drop("tok")
+            h.run(6)
+            self.assertEqual(h.broken(), verdict, lasts)
+
+    def test_p2_an_unsubscribe_before_the_answer_leaves_a_row(self):
+        h = History()
+        h.run(1)
+        h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
+        h.at(1.007, "unsubscribe", s="1.1", u="1.1")
+        h.put("tok")
+        h.run(5, renew=False)
+        h.drop("tok")
+        h.run(6)
+        self.assertEqual(h.broken(), ["P2"])
+
+    def test_p2_a_killed_process_leaves_rows(self):
+        h = self.good()
+        h.at(3.0, "killed", p=1)
+        h.run(4.5, renew=False)
+        h.drop("tok")
+        h.run(6)
+        self.assertEqual(h.broken(), ["P2"])
+
+    def test_p2_a_frozen_client_keeps_its_row(self):
+        for lasts, verdict in ((3.8, []), (4.5, ["P2"])):
+            h = self.good()
+            h.at(3.0, "frozen", p=1)
+            h.run(3 + lasts)
+            h.drop("tok")
+            h.run(8)
+            h.at(8.0, "thawed", p=1)
+            h.at(8.01, "disconnect", s="1.1", reason="no_pong", reconnect=True)
+            h.run(9)
+            self.assertEqual(h.broken(), verdict, lasts)
+
+    def test_p2_the_rows_of_a_killed_node_stay(self):
+        for lasts, verdict in ((5.1, []), (6.0, ["P2"])):
+            h = History(nodes=2)
+            h.run(1)
+            h.subscribe()
+            h.run(3)
+            h.at(3.0, "fault", kind="node_killed", target=0, id="k")
+            h.at(3.01, "closed", s="1.1", code=1006)
+            h.run(3 + lasts, renew=False)
+            h.drop("tok")
+            h.run(10)
+            self.assertEqual(h.broken(), verdict, lasts)
+
+    def test_p2_an_outage_makes_the_deadline_count_anew(self):
+        h = self.good()
+        h.at(3.0, "close", s="1.1")
+        h.fault("database_stopped", 3.01, 6.0)
+        h.ticking = False
+        h.run(6.0, renew=False)
+        h.ticking = True
+        h.run(8.0, renew=False)
+        h.drop("tok")
+        h.run(9)
+        self.assertEqual(h.broken(), [])
+
+    def test_p2_a_deadline_moves_by_the_stalls_recorded_and_no_further(self):
+        for stall, verdict in ((0.7, []), (0.2, ["P2"])):
+            h = self.good()
+            h.at(3.0, "close", s="1.1")
+            h.at(3.2, "stall", who="n0", **{"for": stall})
+            h.run(4.5, renew=False)
+            h.drop("tok")
+            h.run(6)
+            judge = h.verdict()
+            self.assertEqual(sorted({v[0] for v in judge.violations}), verdict, stall)
+            self.assertEqual(bool(judge.slack_used), not verdict)
+
+    def test_p2_what_is_left_at_the_end(self):
+        h = self.good()
+        h.at(3.05, "end")
+        self.assertEqual(h.broken(), ["P2"])
+
+    def test_p2_no_ticks_although_nothing_is_wrong(self):
+        h = self.good()
+        h.ticking = False
+        h.run(5)
+        h.ticking = True
+        h.run(6)
+        self.assertEqual(h.broken(), ["P2"])
+
+    # P3
+
+    def test_p3_a_row_is_reaped_while_its_client_answers(self):
+        h = self.good()
+        h.drop("tok")
+        h.run(3.5)
+        h.at(3.5, "disconnect", s="1.1", reason="lease_lost", reconnect=True)
+        h.run(5)
+        self.assertEqual(h.broken(), ["P3"])
+
+    def test_p3_a_row_is_reaped_after_an_outage(self):
+        h = self.good()
+        h.fault("database_stopped", 3.0, 9.0)
+        h.ticking = False
+        h.run(9.0, renew=False)
+        h.ticking = True
+        h.run(9.3, renew=False)
+        h.drop("tok")
+        h.at(9.5, "disconnect", s="1.1", reason="lease_lost", reconnect=True)
+        h.run(11)
+        self.assertEqual(h.broken(), ["P3"])
+
+    def test_p3_a_node_that_is_cut_off_alone_loses_its_rows(self):
+        h = History(nodes=2)
+        h.run(1)
+        h.subscribe()
+        h.run(3)
+        h.fault("wire_refused", 3.0, 9.0)
+        h.run(7.5, renew=False)
+        h.drop("tok")
+        h.run(9.5)
+        h.at(9.5, "disconnect", s="1.1", reason="lease_lost", reconnect=True)
+        h.run(11)
+        self.assertEqual(h.broken(), [])
+
+    def test_p3_a_lost_lease_takes_the_others_of_its_session_along(self):
+        for by_hand, verdict in ((True, []), (False, ["P3", "P3"])):
+            h = self.good()
+            h.at(2.5, "subscribe", s="1.1", u="1.2", a=AGENT + 1)
+            h.put("tok2", "1.2", AGENT + 1)
+            h.at(3.05, "confirm", s="1.1", u="1.2")
+            h.run(4)
+            if by_hand:
+                h.at(4.01, "deleted", since=4.0, rows=[["tok", AGENT, "1.1"]])
+            h.drop("tok")
+            if not by_hand:
+                h.drop("tok2")
+            h.run(5)
+            h.at(5.0, "disconnect", s="1.1", reason="lease_lost", reconnect=True)
+            if by_hand:
+                h.drop("tok2")
+            h.run(6)
+            self.assertEqual([v[0] for v in h.verdict().violations], verdict)
+
+    def test_p3_a_connection_is_lost_for_no_reason(self):
+        h = self.good()
+        h.drop("tok")
+        h.at(3.0, "closed", s="1.1", code=1006)
+        h.run(5)
+        self.assertEqual(h.broken(), ["P3"])
+
+    def test_p3_a_client_that_answers_is_called_silent(self):
+        h = self.good()
+        h.drop("tok")
+        h.at(3.0, "disconnect", s="1.1", reason="no_pong", reconnect=True)
+        h.run(5)
+        self.assertEqual(h.broken(), ["P3"])
+
+    # P4
+
+    def test_p4_a_row_comes_back(self):
+        h = self.good()
+        row = h.rows["tok"]
+        h.drop("tok")
+        h.at(3.0, "unsubscribe", s="1.1", u="1.1")
+        h.run(4)
+        h.rows["tok"] = row
+        h.flip(AGENT, True)
+        h.run(4.1)
+        h.drop("tok")
+        h.run(5)
+        self.assertIn("P4", h.broken())
+
+    def test_p4_a_row_that_was_deleted_is_there(self):
+        h = self.good()
+        row = list(h.rows["tok"])
+        h.at(3.06, "deleted", since=3.05, rows=[["tok", AGENT, "1.1"]])
+        h.run(3.3)
+        h.rows["other"] = row
+        h.at(3.2, "deleted", since=3.15, rows=[["other", AGENT, "1.1"]])
+        h.run(4)
+        self.assertIn("P4", h.broken())
+
+    # P5
+
+    def test_p5_nobody_tells_the_session_whose_row_was_deleted(self):
+        for told, verdict in ((2.0, []), (3.5, ["P5"])):
+            h = self.good()
+            h.drop("tok")
+            h.at(3.01, "deleted", since=3.0, rows=[["tok", AGENT, "1.1"]])
+            h.run(3 + told)
+            h.at(3 + told, "disconnect", s="1.1", reason="lease_lost", reconnect=True)
+            h.run(8)
+            self.assertEqual(h.broken(), verdict, told)
+
+    # P6
+
+    def test_p6_a_confirmation_without_a_row(self):
+        h = History()
+        h.run(1)
+        h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
+        h.at(1.03, "confirm", s="1.1", u="1.1")
+        h.run(1.2)
+        h.put("tok")
+        h.run(3)
+        self.assertEqual(h.broken(), ["P6"])
+
+    def test_p6_two_rows_of_one_subscription(self):
+        h = self.good()
+        h.put("second")
+        h.run(5)
+        self.assertEqual(h.broken(), ["P6"])
+
+    def test_p6_two_confirmations(self):
+        h = self.good()
+        h.at(3.0, "confirm", s="1.1", u="1.1")
+        h.run(5)
+        self.assertEqual(h.broken(), ["P6"])
+
+    # P7
+
+    def test_p7_a_row_on_a_node_where_its_subscriber_is_not(self):
+        h = History(nodes=2)
+        h.run(1)
+        h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
+        h.put("tok", node="n1")
+        h.at(1.03, "confirm", s="1.1", u="1.1")
+        h.run(3)
+        self.assertEqual(h.broken(), ["P7"])
+
+    def test_p7_a_row_for_which_nobody_asked(self):
+        h = self.good()
+        h.put("tok2", u="9.9")
+        h.run(4)
+        self.assertIn("P7", h.broken())
+
+    # P8
+
+    def test_p8_a_time_by_a_clock_that_is_not_the_databases(self):
+        h = self.good()
+        h.rows["tok"][3] = BASE + 3600
+        h.run(3.1, renew=False)
+        self.assertEqual(h.broken(), ["P8"])
+
+    # P9
+
+    def test_p9_an_agent_that_is_locked_delays_another(self):
+        for agent, verdict in ((AGENT, []), (AGENT + 1, ["P9"])):
+            h = History()
+            h.run(1)
+            h.fault("agents_locked", 1.0, 4.0, what=[str(agent)])
+            h.at(1.101, "connect", s="1.1", c=1, n=0, p=1, k=0)
+            h.at(1.106, "subscribe", s="1.1", u="1.1", a=AGENT)
+            h.run(4.2)
+            h.put("tok")
+            h.at(4.25, "confirm", s="1.1", u="1.1")
+            h.run(6)
+            self.assertEqual(h.broken(), verdict, agent)
+
+    def test_p9_pings_stop(self):
+        h = self.good()
+        h.at(3.0, "gap", s="1.1", **{"for": 1.9})
+        self.assertEqual(h.broken(), ["P9"])
+
+    # Beyond the nine
+
+    def test_a_revoked_token_ends_its_session(self):
+        for end, verdict in ((20, []), (35, ["tokens"])):
+            h = self.good()
+            h.at(3.0, "revoked", k=0)
+            h.run(3 + end)
+            h.drop("tok")
+            h.at(3 + end, "disconnect", s="1.1", reason="token_expired", reconnect=False)
+            h.run(4 + end)
+            self.assertEqual(h.broken(), verdict, end)
+
+    def test_a_node_that_crashes_is_a_violation(self):
+        h = self.good()
+        h.at(3.0, "crash", n=0, boot=1, code=134, log="")
+        self.assertIn("crash", h.broken())
+
+
+class Parts(unittest.TestCase):
+    def test_spans(self):
+        s = Spans([(1, 2), (5, 7), (1.5, 3)])
+        self.assertEqual(s.spans, [[1, 3], [5, 7]])
+        self.assertEqual(s.first_touching(3.5, 4), None)
+        self.assertEqual(s.first_touching(3.5, 6), [5, 7])
+        self.assertAlmostEqual(s.covered(2, 6), 2)
+        self.assertEqual(s.minus(Spans([(2, 6)])).spans, [[1, 2], [6, 7]])
+        self.assertEqual((s & Spans([(2, 6)])).spans, [[2, 3], [5, 6]])
+
+    def test_stalls(self):
+        s = Stalls([(2, 0.5), (1, 0.25)])
+        self.assertEqual(s.within(0, 1.5), 0.25)
+        self.assertEqual(s.within(0, 3), 0.75)
+
+
+if __name__ == "__main__":
+    unittest.main()
