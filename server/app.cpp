@@ -1,6 +1,7 @@
 #include "server/app.hpp"
 
 #include "server/listener.hpp"
+#include "server/log.hpp"
 #include "server/node.hpp"
 #include "server/shard.hpp"
 
@@ -156,6 +157,7 @@ private:
 };
 
 int app::run() {
+    std::signal(SIGPIPE, SIG_IGN); // a peer that is gone is an error code, not a signal
     spdlog::info("app starting version={} node={} boot={} threads={} max_connections={} "
                  "database_connections={}",
                  PRESENCED_VERSION, settings_.node, boot_id_, settings_.threads, node_.door.limit(),
@@ -164,7 +166,6 @@ int app::run() {
     for (auto const& bound : listener_.listen(settings_.listen)) {
         addresses += (addresses.empty() ? "" : ",") + bound;
     }
-    std::signal(SIGPIPE, SIG_IGN); // a peer that is gone is an error code, not a signal
     figures_.connections_limit(node_.door.limit());
     await_signal();
     for (auto const& s : shards_) {
@@ -190,7 +191,7 @@ int app::run() {
         if (!finder_wake_.wait_for(lock, finder_limit, [this] { return finder_done_; })) {
             // It hangs in a call to a database that says nothing; there is nothing to release.
             spdlog::warn("app stopped while the database hung exit={}", exit_code_);
-            spdlog::default_logger()->flush();
+            flush_log(1s);
             std::_Exit(exit_code_);
         }
     }
@@ -390,12 +391,14 @@ store_source postgres() {
 }
 
 int serve(config const& settings, store_source const& from) {
+    auto code = 1;
     try {
-        return app{settings, from}.run();
+        code = app{settings, from}.run();
     } catch (std::exception const& e) {
         spdlog::error("app cannot start: {}", e.what());
-        return 1;
     }
+    flush_log(1s);
+    return code;
 }
 
 } // namespace presenced::server

@@ -96,12 +96,7 @@ int serve_command(config_source const& source) {
     for (auto const& line : unknown_variables(source)) {
         spdlog::warn("config unknown variable: {}", line);
     }
-    try {
-        return serve(value);
-    } catch (std::exception const& e) {
-        spdlog::error("app cannot serve: {}", e.what());
-        return failure;
-    }
+    return serve(value);
 }
 
 void add_serve(CLI::App& app, invocation& into) {

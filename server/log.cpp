@@ -2,19 +2,33 @@
 
 #include "protocol/codec.hpp"
 
+#include <spdlog/async_logger.h>
+#include <spdlog/details/null_mutex.h>
+#include <spdlog/details/thread_pool.h>
 #include <spdlog/formatter.h>
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <chrono>
+#include <cerrno>
+#include <condition_variable>
 #include <cstdio>
 #include <ctime>
+#include <exception>
 #include <memory>
+#include <mutex>
 
 namespace presenced::server {
 
 namespace {
+
+using namespace std::chrono_literals;
+
+// Lines that wait for whoever reads stderr: some seconds' worth on a bad day, 2 MiB.
+constexpr std::size_t queue_limit = 4096;
 
 std::string_view view(spdlog::string_view_t text) {
     return {text.data(), text.size()};
@@ -98,14 +112,101 @@ spdlog::level::level_enum to_spdlog(log_level level) {
     return spdlog::level::err;
 }
 
+// Blocks as long as stderr does, without stdio, whose locks the end of the process would wait for.
+void write_to_stderr(char const* data, std::size_t size) {
+    while (size > 0) {
+        auto const n = ::write(STDERR_FILENO, data, size);
+        if (n >= 0) {
+            data += n;
+            size -= static_cast<std::size_t>(n);
+        } else if (errno == EAGAIN) {
+            pollfd writable{STDERR_FILENO, POLLOUT, 0};
+            ::poll(&writable, 1, -1);
+        } else if (errno != EINTR) {
+            return; // nobody is left to tell
+        }
+    }
+}
+
+// Used by the pool's one thread, but for await_flush().
+class stderr_sink final : public spdlog::sinks::base_sink<spdlog::details::null_mutex> {
+public:
+    explicit stderr_sink(std::weak_ptr<spdlog::details::thread_pool> pool)
+        : pool_{std::move(pool)} {}
+
+    // Since the last call.
+    bool await_flush(std::chrono::milliseconds limit) {
+        std::unique_lock lock{mutex_};
+        auto const done = changed_.wait_for(lock, limit, [this] { return flushed_; });
+        flushed_ = false;
+        return done;
+    }
+
+private:
+    void sink_it_(spdlog::details::log_msg const& entry) override {
+        // Told where the gap is: before the first line that made it.
+        if (auto const pool = pool_.lock()) {
+            if (auto const dropped = pool->overrun_counter(); dropped != told_) {
+                write(spdlog::details::log_msg{
+                    entry.logger_name, spdlog::level::warn,
+                    fmt::format("log lines dropped count={}", dropped - told_)});
+                told_ = dropped;
+            }
+        }
+        write(entry);
+    }
+
+    void write(spdlog::details::log_msg const& entry) {
+        spdlog::memory_buf_t line;
+        formatter_->format(entry, line);
+        write_to_stderr(line.data(), line.size());
+    }
+
+    void flush_() override {
+        std::lock_guard const lock{mutex_};
+        flushed_ = true;
+        changed_.notify_all();
+    }
+
+    std::weak_ptr<spdlog::details::thread_pool> pool_;
+    std::size_t told_ = 0;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool flushed_ = false;
+};
+
+// Never destroyed: its thread may hang in a write when the process ends, and nobody waits for it.
+struct log_writer {
+    std::shared_ptr<spdlog::details::thread_pool> pool =
+        std::make_shared<spdlog::details::thread_pool>(queue_limit, 1);
+    std::shared_ptr<stderr_sink> sink = std::make_shared<stderr_sink>(pool);
+};
+log_writer* writer = nullptr;
+std::terminate_handler die = nullptr;
+
 } // namespace
 
 void set_up_log(log_settings const& settings) {
-    auto logger = std::make_shared<spdlog::logger>(
-        "presenced", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    writer = new log_writer;
+    auto logger = std::make_shared<spdlog::async_logger>(
+        "presenced", writer->sink, writer->pool, spdlog::async_overflow_policy::overrun_oldest);
     logger->set_formatter(std::make_unique<line_formatter>(settings.format));
     logger->set_level(to_spdlog(settings.level));
     spdlog::set_default_logger(std::move(logger));
+    // What led to a bug's end is worth a moment.
+    die = std::set_terminate([] {
+        flush_log(1s);
+        die();
+    });
+}
+
+bool flush_log(std::chrono::milliseconds limit) {
+    spdlog::default_logger()->flush();
+    return writer == nullptr || writer->sink->await_flush(limit);
+}
+
+std::uint64_t dropped_log_lines() {
+    return writer == nullptr ? 0 : writer->pool->overrun_counter();
 }
 
 std::string log_value(std::string_view text) {

@@ -3,11 +3,15 @@
 //   text  2026-01-31T12:00:00.123Z info listener listening address=127.0.0.1:8080
 //   json  {"time":"2026-01-31T12:00:00.123Z","level":"info","message":"listener listening ..."}
 //
-// A message is `component event key=value key=value`, and goes to spdlog's default logger.
+// A message is `component event key=value key=value`, and goes to spdlog's default logger. Nobody
+// waits for whoever reads stderr: lines queue up for a thread that writes them, in order, and when
+// the queue is full the oldest are dropped and counted.
 #pragma once
 
 #include "server/config.hpp"
 
+#include <chrono>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -15,6 +19,13 @@ namespace presenced::server {
 
 // Once, before there are threads.
 void set_up_log(log_settings const& settings);
+
+// Waits until what was logged so far is written; false when it is not within `limit`, because
+// nobody reads. For the end of the process: afterwards it may exit at any moment.
+bool flush_log(std::chrono::milliseconds limit);
+
+// Lines that were dropped since the start. Thread-safe.
+std::uint64_t dropped_log_lines();
 
 // A value as it stands behind `key=`: as it is when it is plain, else quoted as JSON, so that what
 // a peer sent cannot pass for another key or another line.

@@ -1,5 +1,7 @@
 #include "server/metrics.hpp"
 
+#include "server/log.hpp"
+
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
@@ -150,6 +152,8 @@ struct metrics::figures : registered {
                               "Since this node last renewed or ticked; -1 before the first.");
     Gauge& since_sweep = gauge("presenced_last_sweep_age_seconds",
                                "Since this node last swept; -1 if it did not. One node does.");
+    Gauge& log_dropped =
+        gauge("presenced_log_lines_dropped_total", "Log lines dropped because nobody read stderr.");
     Gauge& start_time = gauge("process_start_time_seconds", "When this process started.");
     Gauge& cpu = gauge("process_cpu_seconds_total", "Processor time used, user and system.");
     Gauge& resident = gauge("process_resident_memory_bytes", "Resident memory.");
@@ -186,6 +190,7 @@ std::string metrics::exposition(db::store_health const& health) {
     for (auto const& q : health.queues) {
         figures_->queues(q.lane).Set(static_cast<double>(q.depth));
     }
+    figures_->log_dropped.Set(static_cast<double>(dropped_log_lines()));
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     auto const of = [](timeval const& t) {

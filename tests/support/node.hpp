@@ -26,7 +26,10 @@ public:
     std::uint16_t port() const { return port_; }
     pid_t pid() const { return process_.pid(); }
     std::string log() const { return process_.errors(); }
-    bool log_has(std::string_view text) const { return log().find(text) != std::string::npos; }
+    // Waits a moment for it: a line may be written a little after what it is about.
+    bool log_has(std::string_view text) const {
+        return eventually([&] { return log().find(text) != std::string::npos; });
+    }
 
     void signal(int number) const { process_.signal(number); }
     // Exit code, or 128 + signal; nothing if it still runs after `limit`.

@@ -57,7 +57,7 @@ bool is_read_by_presenced(std::string_view entry) {
 
 } // namespace
 
-process::process(std::vector<std::string> const& command, environment const& extra)
+process::process(std::vector<std::string> const& command, environment const& extra, int errors)
     : output_{make_memory_file("output")}
     , errors_{make_memory_file("errors")} {
     std::vector<std::string> variables;
@@ -91,7 +91,7 @@ process::process(std::vector<std::string> const& command, environment const& ext
         auto const nothing = open("/dev/null", O_RDONLY);
         dup2(nothing, STDIN_FILENO);
         dup2(output_, STDOUT_FILENO);
-        dup2(errors_, STDERR_FILENO);
+        dup2(errors < 0 ? errors_ : errors, STDERR_FILENO);
         // Asio's sockets would live on in the child: a listener that nobody closed, a connection
         // that cannot be reset.
         close_range(3, ~0U, 0);

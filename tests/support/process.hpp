@@ -17,8 +17,9 @@ using environment = std::map<std::string, std::string>;
 class process {
 public:
     // Starts command[0] with this process's environment, less what presenced and libpq read from
-    // it, plus `extra`. The child is killed when the thread that started it ends.
-    process(std::vector<std::string> const& command, environment const& extra);
+    // it, plus `extra`. The child is killed when the thread that started it ends. With `errors`, a
+    // descriptor, its stderr goes there.
+    process(std::vector<std::string> const& command, environment const& extra, int errors = -1);
     // Kills it, if it still runs.
     ~process();
     process(process const&) = delete;

@@ -1,0 +1,135 @@
+// The log, when nobody reads it: nobody waits, what is lost is counted, and the order is kept.
+#include "tests/support/catch.hpp"
+#include "tests/support/world.hpp"
+
+#include <csignal>
+#include <cstdlib>
+#include <sstream>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+using namespace presenced::tests;
+
+namespace {
+
+// A node whose stderr is the smallest of pipes, read when the test likes.
+class unread_node {
+public:
+    explicit unread_node(environment settings) {
+        int ends[2];
+        REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+        reading_ = ends[0];
+        fcntl(ends[1], F_SETPIPE_SZ, 4096);
+        fcntl(reading_, F_SETFL, O_NONBLOCK);
+        process_.emplace(std::vector<std::string>{binary(), "serve"}, settings, ends[1]);
+        close(ends[1]);
+        std::string const before = "app listening addresses=127.0.0.1:";
+        REQUIRE(eventually([&] {
+            read();
+            auto const at = log_.find(before);
+            if (at != log_.npos && log_.find('\n', at) != log_.npos) {
+                port_ = static_cast<std::uint16_t>(std::atoi(log_.c_str() + at + before.size()));
+            }
+            return port_ != 0;
+        }));
+        REQUIRE(eventually([&] { return http_request(port_, "/readyz").status == 200; }));
+    }
+    ~unread_node() { close(reading_); }
+
+    std::uint16_t port() const { return port_; }
+    process& child() { return *process_; }
+
+    // Takes what is in the pipe; returns all that was ever taken.
+    std::string const& read() {
+        char part[4096];
+        for (ssize_t n; (n = ::read(reading_, part, sizeof part)) > 0;) {
+            log_.append(part, static_cast<std::size_t>(n));
+        }
+        return log_;
+    }
+    double dropped() const {
+        auto const text = http_request(port_, "/metrics").body;
+        std::string const name = "\npresenced_log_lines_dropped_total ";
+        auto const at = text.find(name);
+        return at == text.npos ? -1 : std::atof(text.c_str() + at + name.size());
+    }
+
+private:
+    int reading_ = -1;
+    std::uint16_t port_ = 0;
+    std::string log_;
+    std::optional<process> process_;
+};
+
+} // namespace
+
+TEST_CASE("a log that nobody reads delays no client, and what was dropped is told and counted") {
+    world w;
+    unread_node n{w.node_settings({{"PRESENCED_LISTEN", "127.0.0.1:0"},
+                                   {"PRESENCED_LOG_LEVEL", "debug"},
+                                   {"PRESENCED_THREADS", "1"}})};
+    auto options = presenced::server::cable_client_options{};
+    options.port = n.port();
+    options.token = w.token();
+    auto const agent = w.add_agent();
+    auto const neighbour = w.session(options);
+    auto const talker = w.session(options);
+    REQUIRE(n.dropped() == 0);
+
+    // One debug line for each; more than the pipe and the queue hold.
+    auto constexpr lines = 6'000;
+    for (int i = 0; i < lines; ++i) {
+        talker->subscribe(R"({"channel":"No"})");
+        if (i % 500 == 0) {
+            neighbour->subscribe(identifier(agent, std::to_string(i)));
+            REQUIRE(neighbour->next() == "confirm " + identifier(agent, std::to_string(i)));
+        }
+    }
+    for (int i = 0; i < lines; ++i) {
+        REQUIRE(talker->next(60s) == R"(reject {"channel":"No"})");
+    }
+    CHECK(n.dropped() > 0);
+    auto const pings = neighbour->pings().size();
+    CHECK(eventually([&] { return neighbour->pings().size() >= pings + 3; }));
+    neighbour->subscribe(identifier(agent, "last"));
+    REQUIRE(neighbour->next() == "confirm " + identifier(agent, "last"));
+
+    SECTION("once somebody reads again the rest comes, in order, with the gap named") {
+        CHECK(eventually([&] {
+            return n.read().find("subscribed conn=1 agent=", n.read().find("log lines dropped")) !=
+                   std::string::npos;
+        }));
+        auto const& log = n.read();
+        auto const gap = log.find(" warn log lines dropped count=");
+        REQUIRE(gap != log.npos);
+        CHECK(log.find("app serving") < gap);
+        // One thread's lines stand in the order of their times.
+        std::istringstream all{log};
+        std::string before;
+        for (std::string line; std::getline(all, line);) {
+            if (line.find(" cable ") != line.npos) {
+                CHECK(before <= line.substr(0, 24));
+                before = line.substr(0, 24);
+            }
+        }
+        CHECK(!before.empty());
+    }
+    SECTION("and a stop does not wait for it either") {
+        n.child().signal(SIGTERM);
+        CHECK(n.child().wait(10s) == 0);
+        CHECK(w.rows() == 0);
+    }
+}
+
+TEST_CASE("the last lines of a node are there when it has ended") {
+    world w;
+    auto const n = w.start_node();
+    n->signal(SIGTERM);
+    REQUIRE(n->wait() == 0);
+    auto const log = n->log();
+    CHECK(log.ends_with("app stopped exit=0\n"));
+    auto const refused = w.presenced({"serve"}, {{"PRESENCED_LISTEN", "192.0.2.1:80"}});
+    CHECK(refused.code == 1);
+    CHECK(refused.errors.find("cannot start") != refused.errors.npos);
+}
