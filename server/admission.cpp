@@ -9,8 +9,8 @@ namespace {
 
 constexpr unsigned tries = 3;
 constexpr auto window = std::chrono::seconds{60};
-// Remembered bad tokens: a flood of different ones must not fill the memory.
-constexpr std::size_t remembered = 10'000;
+// Bad tokens remembered in a generation, 2 MiB.
+constexpr std::size_t remembered = 20'000;
 
 } // namespace
 
@@ -50,10 +50,12 @@ void admission::give_back(std::string const& address) {
 std::optional<std::chrono::seconds> admission::turned_away(db::token_digest const& digest,
                                                            clock::time_point now) {
     std::lock_guard const lock{mutex_};
-    if (bad_tokens_.size() >= remembered && !bad_tokens_.contains(digest)) {
-        bad_tokens_.erase(bad_tokens_.begin());
+    if (young_.size() >= remembered || now - young_since_ >= window) {
+        old_ = std::exchange(young_, {});
+        young_since_ = now;
     }
-    auto& seen = bad_tokens_[digest];
+    young_.insert(old_.extract(digest));
+    auto& seen = young_[digest];
     if (seen.count == 0 || now - seen.since >= window) {
         seen = {now, 0};
     }

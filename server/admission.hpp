@@ -82,7 +82,13 @@ private:
     std::atomic<std::size_t> used_{0};
     std::mutex mutex_;
     std::unordered_map<std::string, std::size_t> addresses_;
-    std::unordered_map<db::token_digest, attempts, digest_hash> bad_tokens_;
+    // Two generations: a token that comes again moves to the younger one, the older one is
+    // forgotten as a whole, so that a flood of different ones fills no memory and drives nobody out
+    // at once.
+    using bad_tokens = std::unordered_map<db::token_digest, attempts, digest_hash>;
+    bad_tokens young_;
+    bad_tokens old_;
+    clock::time_point young_since_{};
 };
 
 } // namespace presenced::server

@@ -119,6 +119,37 @@ TEST_CASE("a bad token has three tries a minute, each token for itself") {
     CHECK_FALSE(door.turned_away(bad, start + 60s));
 }
 
+TEST_CASE("a bad token that comes again is noticed among tens of thousands of others") {
+    admission door{10, 0};
+    auto const token = [](unsigned n) {
+        db::token_digest digest{};
+        for (std::size_t i = 0; i < 4; ++i) {
+            digest[i] = static_cast<std::uint8_t>(n >> 8 * i);
+        }
+        return digest;
+    };
+    auto const start = admission::clock::time_point{} + 1h;
+    unsigned next = 0;
+    auto const flood = [&](unsigned count, admission::clock::time_point at) {
+        auto refused = 0;
+        for (unsigned i = 0; i < count; ++i) {
+            refused += door.turned_away(token(++next), at) ? 1 : 0;
+        }
+        CHECK(refused == 0);
+    };
+    flood(100'000, start);
+    // Also long after a flood, when all that is remembered is old.
+    auto const at = start + GENERATE(0s, 3600s);
+    for (unsigned again = 0; again < 20; ++again) {
+        auto const bad = token(1'000'000'000 + again);
+        for (int i = 0; i < 3; ++i) {
+            CHECK_FALSE(door.turned_away(bad, at));
+            flood(5'000, at);
+        }
+        CHECK(door.turned_away(bad, at) == 60s);
+    }
+}
+
 TEST_CASE("address and host come from a trusted proxy's headers, and from nobody else's") {
     std::vector<cidr> const trusted{parse_cidr("10.0.0.0/8"), parse_cidr("::1/128")};
     auto const ask = [&](char const* peer, char const* forwarded_for, char const* host) {
