@@ -1,5 +1,8 @@
 #include "server/wheel.hpp"
 
+#include <spdlog/spdlog.h>
+
+#include <exception>
 #include <utility>
 
 namespace presenced::server {
@@ -38,6 +41,7 @@ void wheel::start() {
 }
 
 void wheel::stop() {
+    stopped_ = true;
     timer_.cancel();
     for (auto& head : slots_) {
         while (head != nullptr) {
@@ -99,14 +103,24 @@ void wheel::turn() {
         while (due != nullptr) {
             entry& e = *due;
             e.unlink();
+            if (stopped_) {
+                continue;
+            }
             if (e.deadline_ > now) {
                 schedule(e, e.deadline_);
             } else {
-                e.on_deadline(now);
+                // What fails here, for want of memory say, must not stop everybody's time.
+                try {
+                    e.on_deadline(now);
+                } catch (std::exception const& failure) {
+                    spdlog::error("shard deadline failed, going on why=\"{}\"", failure.what());
+                }
             }
         }
     }
-    arm();
+    if (!stopped_) {
+        arm();
+    }
 }
 
 } // namespace presenced::server

@@ -62,6 +62,7 @@ private:
     clock::time_point start_;
     clock::time_point turned_at_;
     clock::time_point thawed_at_{};
+    bool stopped_ = false;
     std::size_t position_ = 0; // slots before this one have been fired
     std::vector<entry*> slots_;
 };
