@@ -95,12 +95,13 @@ public:
         socket_.close(ignored);
     }
 
-    bool is_idle() const override { return reading_; }
+    bool is_expendable() const override { return lookup_ == 0; }
 
 private:
     void read() {
         parser_.emplace();
         head_ = false;
+        timed_out_ = false;
         parser_->header_limit(header_limit);
         reading_ = true;
         timers().schedule(*this, wheel::clock::now() + request_limit);

@@ -20,8 +20,8 @@ public:
     virtual void on_token(db::token_answer const& answer) = 0;
     // Closes the socket.
     virtual void drop() = 0;
-    // No request has begun, or its headers have not all come.
-    virtual bool is_idle() const = 0;
+    // Nothing is under way but the peer's sending or taking: no token is being looked up.
+    virtual bool is_expendable() const = 0;
 
     // Where the shard keeps it, oldest first.
     std::list<http_session*>::iterator place;

@@ -115,7 +115,7 @@ void listener::accept(door& d) {
             ec == boost::system::errc::too_many_files_open_in_system) {
             home.shared().figures.limited("descriptors");
             for (auto const& s : shards_) {
-                s->close_idle_http(closed_under_pressure);
+                s->close_older_http();
             }
         }
         d.pause.expires_after(pause_after_error);

@@ -113,13 +113,13 @@ void shard::forget_http(http_session& s) {
     load_.fetch_sub(1, std::memory_order_relaxed);
 }
 
-void shard::close_idle_http(std::size_t count) {
-    asio::post(context_, [this, count]() mutable {
-        for (auto it = https_.begin(); it != https_.end() && count > 0;) {
+void shard::close_older_http() {
+    asio::post(context_, [this] {
+        auto left = (https_.size() + 1) / 2;
+        for (auto it = https_.begin(); it != https_.end() && left > 0; --left) {
             auto* s = *it++;
-            if (s->is_idle()) {
+            if (s->is_expendable()) {
                 s->drop();
-                --count;
             }
         }
     });

@@ -14,6 +14,10 @@ TEST_CASE("limits of 8, 10 and 30 seconds") {
     raw_connection silent{n->port()};
     raw_connection half{n->port()};
     half.send("GET /cable HTTP/1.1\r\nHost: x\r\n");
+    // A connection that is kept alive after its request, for nothing.
+    raw_connection idle{n->port()};
+    idle.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    REQUIRE(idle.answer()->status == 200);
 
     // A token that is revoked under its session.
     auto const agent = w.add_agent();
@@ -51,6 +55,10 @@ TEST_CASE("limits of 8, 10 and 30 seconds") {
         CHECK(request->ended());
     }
     CHECK(n->metric("presenced_limits_hit_total{limit=\"request_timeout\"}") == 2);
+    // Nobody waits for an answer there, so there is none.
+    CHECK(idle.ended(5s));
+    CHECK(since(start) >= 10s);
+    CHECK(idle.read(1, 0ms) == "");
 
     // Who holds something else goes on waiting, and is confirmed in the end.
     CHECK(holding->next(0ms) == "nothing");

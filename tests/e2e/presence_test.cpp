@@ -311,6 +311,25 @@ TEST_CASE("logs and metrics never contain a token") {
     try_upgrade(n->port(), "/cable?token=wrong-but-secret", {{"Origin", "http://evil.example"}});
     n->get("/cable?token=wrong-but-secret");
     n->get("/other?token=wrong-but-secret");
+    // Whatever is refused, the answer says nothing of the token either.
+    auto const port = n->port();
+    headers const bearer_header{{"Authorization", "Bearer wrong-but-secret"}};
+    auto const answered = [&](http_answer const& a) {
+        CHECK(a.status >= 400);
+        CHECK(a.body.find("secret") == a.body.npos);
+        for (auto const& [name, value] : a.headers) {
+            CHECK(value.find("secret") == value.npos);
+        }
+    };
+    answered(http_request(port, "/cable?token=wrong-but-secret", bearer_header, "POST"));
+    answered(try_upgrade(port, "/cable?token=wrong-but-secret",
+                         {{"Origin", "http://evil.example"}, bearer_header.front()}));
+    answered(try_upgrade(port, "/cable?token=wrong-but-secret"));
+    answered(
+        try_upgrade(port, "/cable?token=wrong-but-secret", {{"X-Long", std::string(20'000, 'x')}}));
+    raw_connection odd{port};
+    odd.send("GET /cable?token=wrong-but-secret HTTP/9.9 wrong-but-secret\r\n\r\n");
+    answered(odd.answer().value());
     c->send_text("{" + w.token());
     c->send_text(R"({"command":"message","identifier":"x","data":")" + w.token() + "\"}");
     c->unsubscribe(identifier(agent));

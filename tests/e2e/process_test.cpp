@@ -143,6 +143,19 @@ TEST_CASE("without its database a node stays up, says why it is not ready, and r
     }
 }
 
+TEST_CASE("a signal ends a node that starts while its database hangs") {
+    postgres own;
+    world w{a_tenth(), own};
+    own.freeze();
+    node n{w.node_settings()};
+    CHECK(n.get("/healthz").status == 200);
+    CHECK(n.get("/readyz").status == 503);
+    n.signal(SIGTERM);
+    CHECK(n.wait(5s) == 0);
+    CHECK(n.log_has("stopped while the database hung"));
+    own.thaw();
+}
+
 TEST_CASE("a node does not start on a database without its schema, and says so") {
     auto const empty = postgres::shared().create_database(false);
     auto const done =
