@@ -19,13 +19,22 @@ using namespace std::chrono_literals;
 // A subscribe that the database has not answered for this long is sent elsewhere, unless the
 // connection holds a lease that is worth more.
 constexpr auto subscribe_limit = 8s;
-// How long a full store is left alone before the same acquire is asked for again.
-constexpr auto store_full_pause = 1s;
+// How long a full store is left alone before the same acquire is asked for again; half of it is
+// chance, so that those who wait do not come back together.
+constexpr std::chrono::milliseconds store_full_pause = 1s;
 // How long the closing handshake may take before the socket is dropped.
 constexpr auto closing_limit = 5s;
-// Commands that one connection may send in one second before it is read more slowly: one that
-// floods must not take its neighbours' time.
-constexpr std::uint32_t commands_per_second = 500;
+// What one connection may take of its shard's time: 10,000 frames or 2 MiB a second, and a tenth of
+// a second's worth at once. Beyond, it is read more slowly, so that its neighbours get their turn.
+// Fast enough that what a killed client has left in the kernels' buffers is read in a moment, and
+// its end with it (P2).
+constexpr auto frame_cost = 100us;
+constexpr auto kibibyte_cost = 500us;
+constexpr auto read_burst = 100ms;
+// What one connection may ask of the database: 500 subscribes a second, and a second's worth at
+// once. Reading never waits for these; they wait themselves, and an unsubscribe takes one back.
+constexpr auto acquire_cost = 2ms;
+constexpr auto acquire_burst = 1s;
 
 frame shared_text(std::string_view text) {
     return std::make_shared<std::string const>(text);
@@ -57,7 +66,10 @@ cable_connection::cable_connection(shard& home, std::shared_ptr<websocket> socke
     , socket_{std::move(socket)}
     , facts_{std::move(facts)} {}
 
-cable_connection::~cable_connection() = default;
+cable_connection::~cable_connection() {
+    // A read that waits would keep the socket alive.
+    socket_->resume();
+}
 
 void cable_connection::begin() {
     auto const now = wheel::clock::now();
@@ -106,11 +118,10 @@ void cable_connection::on_open() {
 }
 
 void cable_connection::on_text(std::string_view text) {
-    note_evidence();
     if (ending_) {
         return;
     }
-    hold_back(wheel::clock::now());
+    charge(frame_cost);
     auto decoded = protocol::decode_frame(text);
     if (!decoded) {
         bad_frame(protocol::to_string(decoded.error()));
@@ -120,15 +131,23 @@ void cable_connection::on_text(std::string_view text) {
 }
 
 void cable_connection::on_binary() {
-    note_evidence();
     if (!ending_) {
-        hold_back(wheel::clock::now());
+        charge(frame_cost);
         bad_frame(protocol::to_string(protocol::frame_error::binary));
     }
 }
 
 void cable_connection::on_control() {
+    charge(frame_cost);
+}
+
+void cable_connection::on_received(std::size_t bytes) {
+    if (bytes == 0) {
+        return; // the end
+    }
+    // Of a frame, a pong, or a long message on a thin line, which no pong can overtake.
     note_evidence();
+    charge(kibibyte_cost * bytes / 1024);
 }
 
 void cable_connection::on_closing() {
@@ -147,6 +166,10 @@ void cable_connection::on_sent() {
     }
     outbox_.pop();
     flush();
+    if (crowded_ && !outbox_.is_crowded()) {
+        crowded_ = false;
+        resume();
+    }
 }
 
 void cable_connection::on_end(socket_end how) {
@@ -185,9 +208,13 @@ void cable_connection::on_command(protocol::subscribe_command& c) {
         reject(c.identifier, protocol::to_string(protocol::reject_cause::too_many_subscriptions));
         return;
     }
-    subscriptions_.push_back(&shard_.subscribe(*this, params->agent_id, facts_.owner,
-                                               std::move(params->session_id),
-                                               std::move(c.identifier)));
+    auto& s = shard_.subscribe(*this, params->agent_id, std::move(c.identifier));
+    subscriptions_.push_back(&s);
+    if (may_ask(wheel::clock::now())) {
+        ask(s, std::move(params->session_id));
+    } else {
+        shard_.shared().figures.limited("subscribes");
+    }
     reschedule();
 }
 
@@ -196,6 +223,7 @@ void cable_connection::on_command(protocol::unsubscribe_command& c) {
         spdlog::debug("cable unsubscribed conn={} agent={}", facts_.number, s->agent);
         forget(*s);
         shard_.give_up(*s, presence::release_reason::unsubscribed);
+        reschedule(); // what is left may be a subscribe that has waited too long
     }
 }
 
@@ -244,12 +272,14 @@ void cable_connection::on_lease_lost(subscription& s) {
     end(protocol::disconnect_reason::lease_lost);
 }
 
+// To come back at once would not help: elsewhere is the same database. It waits as for a database
+// that does not answer.
 void cable_connection::on_no_room(subscription& s) {
-    if (!holds_confirmed()) {
-        end(protocol::disconnect_reason::unavailable);
-        return;
-    }
     s.unsent = true;
+    std::uniform_int_distribution<std::int64_t> pick{store_full_pause.count() / 2,
+                                                     store_full_pause.count()};
+    auto const pause = std::chrono::milliseconds{pick(shard_.random())};
+    asked_until_ = std::max<time_point>(asked_until_, wheel::clock::now() + acquire_burst + pause);
     reschedule();
 }
 
@@ -283,26 +313,45 @@ void cable_connection::renew_due(time_point now) {
     }
 }
 
-// Reading pauses for the rest of the second once a connection has used its share; what it sent
-// waits in the kernel, and so does the client, in the end.
-void cable_connection::hold_back(time_point now) {
-    if (now - budget_since_ >= 1s) {
-        budget_since_ = now;
-        budget_used_ = 0;
+// Reading pauses once a connection is too deep in debt; what it sends waits in the kernel, and so
+// does the client, in the end.
+void cable_connection::charge(wheel::clock::duration cost) {
+    if (ending_) {
+        return;
     }
-    if (++budget_used_ == commands_per_second) {
-        shard_.shared().figures.limited("commands");
+    auto const now = wheel::clock::now();
+    read_until_ = std::max(read_until_, now) + cost;
+    if (read_until_ - now <= read_burst) {
+        return;
+    }
+    if (resume_at_ == time_point::max()) {
+        shard_.shared().figures.limited("input");
         socket_->pause();
-        resume_at_ = budget_since_ + 1s;
-        reschedule();
     }
+    resume_at_ = read_until_;
+    reschedule();
+}
+
+void cable_connection::resume() {
+    if (!crowded_ && resume_at_ == time_point::max()) {
+        socket_->resume();
+    }
+}
+
+bool cable_connection::may_ask(time_point now) const {
+    return asked_until_ <= now + acquire_burst;
+}
+
+void cable_connection::ask(subscription& s, std::optional<std::string> session_id) {
+    asked_until_ = std::max(asked_until_, wheel::clock::now()) + acquire_cost;
+    shard_.ask(s, facts_.owner, std::move(session_id));
 }
 
 void cable_connection::on_deadline(time_point now) {
     auto const& timings = shard_.shared().timings;
     if (now >= resume_at_) {
         resume_at_ = time_point::max();
-        socket_->resume();
+        resume();
     }
     if (ending_ || !open_) {
         if (!open_ || now >= close_by_) {
@@ -319,7 +368,11 @@ void cable_connection::on_deadline(time_point now) {
         spdlog::info("cable peer silent conn={} address={} seconds={}", facts_.number,
                      facts_.ticket.address(),
                      std::chrono::duration_cast<std::chrono::seconds>(now - evidence_).count());
-        end(protocol::disconnect_reason::no_pong);
+        if (crowded_) {
+            shard_.shared().figures.outbox_overflowed();
+        }
+        end(crowded_ ? protocol::disconnect_reason::too_slow
+                     : protocol::disconnect_reason::no_pong);
         return;
     }
     if (facts_.expires_at && now >= *facts_.expires_at) {
@@ -334,10 +387,10 @@ void cable_connection::on_deadline(time_point now) {
             end(protocol::disconnect_reason::unavailable);
             return;
         }
-        if (s->unsent) {
+        if (s->unsent && may_ask(now)) {
             auto params =
                 protocol::parse_identifier(s->identifier, shard_.shared().settings.channels);
-            shard_.retry(*s, facts_.owner, std::move(params->session_id));
+            ask(*s, std::move(params->session_id));
         }
     }
     if (now >= next_native_ping_) {
@@ -372,13 +425,16 @@ cable_connection::time_point cable_connection::next_deadline() const {
     if (facts_.expires_at) {
         next = std::min(next, *facts_.expires_at);
     }
+    auto const confirmed = holds_confirmed();
     for (auto const* s : subscriptions_) {
         if (s->lease.state() == presence::lease_state::acquiring) {
-            auto const limit = s->asked_at + subscribe_limit;
-            // Past the limit it waits on, for what the connection holds already.
-            next = std::min(next, s->unsent || limit <= wheel::clock::now()
-                                      ? wheel::clock::now() + store_full_pause
-                                      : limit);
+            if (s->unsent) {
+                next = std::min(next, asked_until_ - acquire_burst);
+            }
+            // Past the limit it waits on, as long as the connection holds something.
+            if (!confirmed) {
+                next = std::min(next, s->asked_at + subscribe_limit);
+            }
         } else if (!overdue_) {
             next = std::min(next, std::max(s->lease.renewal_due(), renew_from_));
         }
@@ -439,6 +495,11 @@ void cable_connection::send(frame f) {
         return;
     }
     flush();
+    if (!crowded_ && outbox_.is_crowded()) {
+        crowded_ = true;
+        shard_.shared().figures.limited("output");
+        socket_->pause();
+    }
 }
 
 void cable_connection::flush() {

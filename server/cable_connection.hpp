@@ -64,6 +64,7 @@ private:
     void on_binary() override;
     void on_control() override;
     void on_closing() override;
+    void on_received(std::size_t bytes) override;
     void on_sent() override;
     void on_end(socket_end how) override;
 
@@ -79,7 +80,10 @@ private:
     void note_evidence();
     void renew_due(time_point now);
     bool holds_confirmed() const;
-    void hold_back(time_point now);
+    void charge(wheel::clock::duration cost);
+    void resume();
+    void ask(subscription& s, std::optional<std::string> session_id);
+    bool may_ask(time_point now) const;
     void reschedule();
     time_point next_deadline() const;
     subscription* find(std::string_view identifier) const;
@@ -102,14 +106,15 @@ private:
     time_point close_by_{};
     time_point renew_from_{}; // not before: the database was away
     time_point resume_at_{time_point::max()};
-    time_point budget_since_{};
-    std::uint32_t budget_used_ = 0;
+    time_point read_until_{};  // its input is paid for until then; ahead of now: in debt
+    time_point asked_until_{}; // the same for what it asks of the database
     std::string const* unsent_ping_ = nullptr; // the ping that waits in the outbox
     std::optional<protocol::disconnect_reason> reason_;
     bool ending_ = false; // its end is decided, its leases are given up
     bool open_ = false;
     bool sending_ = false;
     bool overdue_ = false; // a renewal waits for evidence
+    bool crowded_ = false; // not read until it has read
     bool counted_ = false;
 };
 

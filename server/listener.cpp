@@ -17,8 +17,10 @@ using namespace std::chrono_literals;
 
 constexpr int backlog = 4096; // a reconnect storm arrives at once; the kernel may cap it
 constexpr auto pause_after_error = 20ms;
-// HTTP connections to close when descriptors run out, so that /healthz still gets through.
-constexpr std::size_t closed_under_pressure = 64;
+// What the kernel keeps for a connection that is not read, and for one that does not read. Far less
+// than it would take by itself (6 and 4 MiB), and enough for commands and confirmations; the kernel
+// doubles it.
+constexpr int socket_buffer = 64 * 1024;
 
 bool is_family_missing(error_code ec) {
     return ec == asio::error::address_family_not_supported ||
@@ -59,6 +61,9 @@ std::vector<std::string> listener::listen(std::span<endpoint const> where) {
             d->socket.set_option(acceptor::reuse_address{true}, ec);
         }
         if (!ec) {
+            // Every accepted socket inherits these.
+            d->socket.set_option(acceptor::receive_buffer_size{socket_buffer}, ec);
+            d->socket.set_option(acceptor::send_buffer_size{socket_buffer}, ec);
             d->socket.bind(local, ec);
         }
         if (!ec) {

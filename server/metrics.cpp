@@ -112,7 +112,7 @@ struct metrics::figures : registered {
                                         "Frames that were no command, by cause."),
                                  "cause"};
     labelled<Counter> limits{family(prometheus::BuildCounter(), "presenced_limits_hit_total",
-                                    "Connections refused or cut off by a limit, by limit."),
+                                    "Connections refused or slowed down by a limit, by limit."),
                              "limit"};
     labelled<Counter> http{family(prometheus::BuildCounter(), "presenced_http_responses_total",
                                   "HTTP responses other than upgrades, by status."),

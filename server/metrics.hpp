@@ -50,7 +50,8 @@ public:
     void auth_failed(auth_failure cause);
     void lease_lost();
     void outbox_overflowed();
-    // limit: "connections", "address", "descriptors", "request_timeout", "header_size", "commands".
+    // limit: "connections", "address", "descriptors", "request_timeout", "header_size": refused;
+    // "input", "output", "subscribes": slowed down.
     void limited(std::string_view limit);
     void http_answered(unsigned status);
 

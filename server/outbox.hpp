@@ -19,6 +19,12 @@ public:
     static constexpr std::size_t max_frames = 1024;
     static constexpr std::size_t max_bytes = 512 * 1024;
 
+    // From here on the client gets no further before it has read something.
+    static constexpr std::size_t crowd_frames = 256;
+    static constexpr std::size_t crowd_bytes = 32 * 1024;
+
+    bool is_crowded() const { return size() >= crowd_frames || bytes_ >= crowd_bytes; }
+
     // False when it does not fit any more; nothing is queued then.
     bool push(frame f) {
         if (size() >= max_frames || bytes_ + f->size() > max_bytes) {

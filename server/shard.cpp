@@ -245,7 +245,6 @@ void shard::drive(subscription& s, Event event) {
 }
 
 subscription& shard::subscribe(cable_connection& owner, presence::agent_id agent,
-                               presence::owner_id user, std::optional<std::string> session_id,
                                std::string identifier) {
     auto const now = wheel::clock::now();
     auto made = std::make_unique<subscription>(
@@ -255,11 +254,10 @@ subscription& shard::subscribe(cable_connection& owner, presence::agent_id agent
     held_.fetch_add(1, std::memory_order_relaxed);
     shared_.figures.subscriptions(subscription_state::pending, +1);
     hub_.attach(s);
-    store().acquire({agent, user, s.lease.token(), std::move(session_id), this, s.key});
     return s;
 }
 
-void shard::retry(subscription& s, presence::owner_id user, std::optional<std::string> session_id) {
+void shard::ask(subscription& s, presence::owner_id user, std::optional<std::string> session_id) {
     s.unsent = false;
     store().acquire({s.agent, user, s.lease.token(), std::move(session_id), this, s.key});
 }

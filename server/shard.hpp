@@ -81,12 +81,11 @@ public:
     std::uint64_t authenticate(db::token_digest const& digest, std::shared_ptr<http_session> asker);
     void forget_lookup(std::uint64_t lookup);
 
-    // Starts a lease: attached to the stream first, then asked for (P7).
+    // Starts a lease: it is attached to the agent's stream before it is asked for (P7).
     subscription& subscribe(cable_connection& owner, presence::agent_id agent,
-                            presence::owner_id user, std::optional<std::string> session_id,
                             std::string identifier);
-    // Asks again for an acquire that the store had no room for.
-    void retry(subscription& s, presence::owner_id user, std::optional<std::string> session_id);
+    // Asks the store for one that is unsent; again, when the store had no room for it.
+    void ask(subscription& s, presence::owner_id user, std::optional<std::string> session_id);
     // The connection does not want it any more. Its owner has forgotten it when this returns.
     void give_up(subscription& s, presence::release_reason why);
     // The same, but the lease stays as it is for disconnect_grace.

@@ -18,7 +18,7 @@ struct subscription {
     cable_connection* owner = nullptr; // null once nobody waits for it any more
     std::string identifier{};          // as the client wrote it; empty once nobody waits
     presence::time_point asked_at{};
-    bool unsent = false; // the store was full: the acquire has to be asked for again
+    bool unsent = true; // the store does not have it: the acquire is still to be asked for
 
     // The agent's stream on this shard (hub.hpp).
     subscription* stream_next = nullptr;

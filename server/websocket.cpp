@@ -26,23 +26,74 @@ constexpr std::size_t max_message_bytes = 64 * 1024;
 constexpr std::size_t usual_message_bytes = 256;
 constexpr std::size_t further_bytes = 4096; // a read for the rest of a longer one
 
-// Who has to know that a WebSocket is being torn down.
-class torn_down {
+// Who has to know what happens to a WebSocket's socket.
+class socket_watcher {
 public:
     virtual void on_teardown() = 0;
+    virtual void on_taken(std::size_t bytes) = 0;
 
 protected:
-    ~torn_down() = default;
+    ~socket_watcher() = default;
 };
 
-// After a protocol error Beast sends a close frame and then waits until the peer has closed. This
-// one says so when the waiting begins, because what the client held ends with the verdict.
+// Beast reads for itself: control frames and fragments pass through it without an end of its read
+// operation, and after a protocol error it sends a close frame and waits until the peer has closed.
+// So the socket below it is where a peer is made to wait, and what says that the waiting begins:
+// what the client held ends with the verdict.
 class watched_socket : public tcp_socket {
 public:
     explicit watched_socket(tcp_socket&& socket)
         : tcp_socket{std::move(socket)} {}
 
-    torn_down* watcher = nullptr;
+    socket_watcher* watcher = nullptr;
+
+    // From now on reads wait.
+    void hold() { held_ = true; }
+    void let_go() {
+        held_ = false;
+        if (auto const read = std::exchange(waiting_, nullptr)) {
+            read->start(*this);
+        }
+    }
+
+    // A read that waits ends with an error, like one that is under way.
+    void close(error_code& ec) {
+        tcp_socket::close(ec);
+        let_go();
+    }
+
+    template <class Buffers, class Handler>
+    void async_read_some(Buffers const& into, Handler&& handler) {
+        using operation = pending_read<Buffers, std::decay_t<Handler>>;
+        if (held_) {
+            waiting_ = std::make_unique<operation>(into, std::forward<Handler>(handler));
+            return;
+        }
+        tcp_socket::async_read_some(
+            into, [this, to = std::decay_t<Handler>{std::forward<Handler>(handler)}](
+                      error_code ec, std::size_t bytes) mutable {
+                watcher->on_taken(bytes);
+                to(ec, bytes);
+            });
+    }
+
+private:
+    struct held_read {
+        virtual ~held_read() = default;
+        virtual void start(watched_socket& socket) = 0;
+    };
+    template <class Buffers, class Handler>
+    struct pending_read final : held_read {
+        pending_read(Buffers const& buffers, Handler&& handler)
+            : into{buffers}
+            , to{std::move(handler)} {}
+        void start(watched_socket& socket) override { socket.async_read_some(into, std::move(to)); }
+        Buffers into;
+        Handler to;
+    };
+
+    std::unique_ptr<held_read> waiting_; // there is one at most
+    bool held_ = false;
 };
 
 // Reads, and throws away, until the peer has closed or the socket is dropped.
@@ -55,7 +106,7 @@ struct drain {
         if (ec) {
             self.complete(ec == asio::error::eof ? error_code{} : ec);
         } else {
-            socket.async_read_some(asio::buffer(thrown_away), std::move(self));
+            socket.tcp_socket::async_read_some(asio::buffer(thrown_away), std::move(self));
         }
     }
 };
@@ -78,7 +129,7 @@ void async_teardown(beast::role_type, watched_socket& socket, Handler&& handler)
 using stream = ws::stream<watched_socket, false>;
 
 class beast_websocket final : public websocket,
-                              private torn_down,
+                              private socket_watcher,
                               public std::enable_shared_from_this<beast_websocket> {
 public:
     beast_websocket(tcp_socket socket, http_request request, std::string_view subprotocol)
@@ -131,18 +182,19 @@ public:
         });
     }
 
-    void pause() override { paused_ = true; }
-
-    void resume() override {
-        if (std::exchange(paused_, false) && !reading_) {
-            read();
+    void pause() override {
+        if (!closing_) {
+            stream_.next_layer().hold();
         }
     }
+
+    void resume() override { stream_.next_layer().let_go(); }
 
     void close() override {
         if (std::exchange(closing_, true)) {
             return;
         }
+        resume();
         // From here on nobody starts to read: async_close() does, for the peer's close frame. With
         // a control callback Beast 1.81 would deadlock otherwise: a read that finds the close frame
         // in its buffer goes through the queue before it handles it, holding the read lock; if the
@@ -164,6 +216,12 @@ private:
     void on_teardown() override {
         if (owner_ != nullptr) {
             owner_->on_closing();
+        }
+    }
+
+    void on_taken(std::size_t bytes) override {
+        if (owner_ != nullptr) {
+            owner_->on_received(bytes);
         }
     }
 
@@ -190,10 +248,9 @@ private:
     }
 
     void read() {
-        if (owner_ == nullptr || paused_ || closing_) {
+        if (owner_ == nullptr || closing_) {
             return;
         }
-        reading_ = true;
         auto const limit = buffer_.size() == 0 ? usual_message_bytes : further_bytes;
         stream_.async_read_some(
             buffer_, limit,
@@ -201,7 +258,6 @@ private:
     }
 
     void on_read(error_code ec) {
-        reading_ = false;
         if (ec) {
             fail(ec);
             return;
@@ -249,8 +305,6 @@ private:
     websocket_owner* owner_ = nullptr;
     beast::flat_buffer buffer_;
     frame sending_;
-    bool reading_ = false;
-    bool paused_ = false;
     bool pinging_ = false;
     bool closing_ = false;
 };

@@ -4,6 +4,7 @@
 
 #include "server/outbox.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string_view>
@@ -23,11 +24,14 @@ public:
     // A whole message; `text` is valid during the call only.
     virtual void on_text(std::string_view text) = 0;
     virtual void on_binary() = 0;
-    // A ping or pong: with messages, the evidence that somebody is there.
+    // A ping or pong.
     virtual void on_control() = 0;
     // A close frame has come, or one was sent for a protocol error; on_end() follows once the peer
     // has closed, too.
     virtual void on_closing() = 0;
+    // So many bytes were taken from the socket: the evidence that somebody is there. What is in
+    // them is reported next, if it is whole. 0 at the end.
+    virtual void on_received(std::size_t bytes) = 0;
     // What send() was given is with the kernel; the next may be sent.
     virtual void on_sent() = 0;
     // The last call ever made; the owner may destroy itself in it.
@@ -47,7 +51,9 @@ public:
     virtual void send(frame f) = 0;
     // Sends a WebSocket ping, unless the last one is still unsent.
     virtual void ping() = 0;
-    // Stops reading until resume(): the kernel's buffers fill up and the peer has to wait.
+    // Takes nothing more from the socket until resume(): the kernel's buffers fill up and the peer
+    // has to wait. What has been taken, up to 1.5 KiB, is still reported. Not once close() was
+    // called: the peer's answer has to be read.
     virtual void pause() = 0;
     virtual void resume() = 0;
     // Starts the closing handshake; on_end() follows. Not while a message is being sent.

@@ -56,10 +56,16 @@ http_answer parse_head(std::string_view head) {
 
 } // namespace
 
-raw_connection::raw_connection(std::uint16_t port, char const* from)
+raw_connection::raw_connection(std::uint16_t port, char const* from, buffers sizes)
     : socket_{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)} {
     if (socket_ < 0) {
         fail("socket");
+    }
+    for (auto const& [option, size] :
+         {std::pair{SO_SNDBUF, sizes.sending}, std::pair{SO_RCVBUF, sizes.receiving}}) {
+        if (size != 0) {
+            setsockopt(socket_, SOL_SOCKET, option, &size, sizeof size);
+        }
     }
     if (from != nullptr) {
         auto const own = address_of(from, 0);
@@ -88,6 +94,14 @@ void raw_connection::send(std::string_view bytes) const {
         }
         bytes.remove_prefix(static_cast<std::size_t>(n));
     }
+}
+
+std::optional<std::size_t> raw_connection::send_some(std::string_view bytes) const {
+    auto const n = ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n >= 0) {
+        return static_cast<std::size_t>(n);
+    }
+    return errno == EAGAIN ? std::optional<std::size_t>{0} : std::nullopt;
 }
 
 bool raw_connection::read_some(steady::time_point deadline) {
@@ -142,6 +156,35 @@ std::string raw_connection::read(std::size_t n, milliseconds limit) {
     while (received_.size() < n && read_some(deadline)) {
     }
     return std::exchange(received_, {});
+}
+
+std::string raw_connection::read_until(std::string_view text, milliseconds limit) {
+    auto const deadline = steady::now() + limit;
+    while (received_.find(text) == received_.npos && read_some(deadline)) {
+    }
+    return std::exchange(received_, {});
+}
+
+std::string client_frame(unsigned opcode, std::string_view payload, bool is_final) {
+    std::string frame;
+    auto const add = [&](std::size_t byte) {
+        frame += static_cast<char>(static_cast<unsigned char>(byte));
+    };
+    auto const size = payload.size();
+    add((is_final ? 0x80U : 0U) | opcode);
+    if (size < 126) {
+        add(0x80U | size);
+    } else if (size < 65'536) {
+        add(0x80U | 126U);
+        add(size >> 8U);
+        add(size & 0xFFU);
+    } else {
+        add(0x80U | 127U);
+        for (auto shift = 56; shift >= 0; shift -= 8) {
+            add(size >> static_cast<unsigned>(shift) & 0xFFU);
+        }
+    }
+    return frame.append(4, '\0').append(payload);
 }
 
 namespace {
