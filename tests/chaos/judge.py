@@ -190,6 +190,7 @@ class Judge:
         self.rows_of = collections.Counter()          # agent: rows
         self.flags = set()
         self.wrong_since = {}                         # agent: (t of first wrong snapshot, its t1)
+        self.returned = []                            # (row, absent at, back at, text)
         self.wrong = []                               # (agent, first t, last t, flag)
         self.snap_starts, self.snap_ends = [], []
         self.snap_t1 = 0.0
@@ -418,16 +419,18 @@ class Judge:
         self.check_clock(e, now, last_seen, f"row {token}: last_seen_at")
         old = self.rows_by_token.get(token)
         if old is not None:
-            self.blame("P4", e["t1"], f"row {token} of agent {agent} is back; it was gone by "
-                                      f"{old.gone[1]:.3f}")
+            absent = self.snap_starts[-2]
+            self.returned.append((old, absent, e["t1"], f"row {token} of agent {agent} is back; "
+                                                        f"it was gone by {old.gone[1]:.3f}"))
         row = Row(token, agent, u, node, last_seen, e)
         self.rows_by_token[token] = row
         self.live[token] = row
         self.rows_of[agent] += 1
         self.counts["rows"] += 1
         if token in self.deleted and old is None and self.deleted[token][1] < e["t"]:
-            self.blame("P4", e["t1"], f"row {token} of agent {agent} is there; it was deleted at "
-                                      f"{self.deleted[token][1]:.3f}")
+            self.returned.append((row, self.deleted[token][0], e["t1"],
+                                  f"row {token} of agent {agent} is there; it was deleted at "
+                                  f"{self.deleted[token][1]:.3f}"))
         if not u:
             if not token.startswith("by-hand-") and old is None:
                 self.blame("P4", e["t1"], f"row {token} of agent {agent} belongs to nobody")
@@ -668,6 +671,7 @@ class Judge:
         self.settle()
         self.judge_flags()
         self.judge_notifications()
+        self.judge_returned()
         self.judge_ticks()
         for sub in self.subs.values():
             self.judge_subscription(sub)
@@ -726,6 +730,13 @@ class Judge:
                 if not self.database.touches(t - 1, t + 2):
                     self.blame("P1", t, f"agent {key[0]} flipped without a NOTIFY")
 
+    def judge_returned(self):
+        """P4: a confirmed row that is gone is gone. Before that, a subscribe may be sent again."""
+        for row, absent, t, text in self.returned:
+            sub = self.subs.get(row.u)
+            if sub is None or sub.confirmed is not None and sub.confirmed < absent:
+                self.blame("P4", t, text)
+
     def judge_ticks(self):
         """P2, P3: lease time runs while a node is well."""
         for (a, _), (b, t) in zip(self.ticks, self.ticks[1:]):
@@ -750,9 +761,10 @@ class Judge:
             return
         for r in sub.rows:
             self.judge_ghost(sub, session, r, ended)
-        if sub.confirmed is not None and row.gone is not None:
-            self.judge_removal(sub, session, row, ended)
-            self.judge_deafness(sub, session, row, ended)
+            # Before it is confirmed it may come and go: a subscribe may be sent again.
+            if sub.confirmed is not None and r.gone is not None and r.gone[1] > sub.confirmed:
+                self.judge_removal(sub, session, r, ended)
+                self.judge_deafness(sub, session, r, ended)
 
     def judge_confirmation(self, sub, session, row, ended):
         """P6: by the time it is confirmed, it is a row."""

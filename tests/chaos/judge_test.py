@@ -360,6 +360,24 @@ class Promises(unittest.TestCase):
         h.run(5)
         self.assertIn("P4", h.broken())
 
+    def test_p4_a_subscribe_that_is_not_confirmed_may_be_sent_again(self):
+        h = History()
+        h.run(1)
+        h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.002, "welcome", s="1.1")
+        h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
+        h.fault("wire_hole_down", 1.0, 7.0)
+        h.put("tok")
+        row = h.rows["tok"]
+        h.run(5.6, renew=False)
+        h.drop("tok")
+        h.run(7)
+        h.rows["tok"] = row
+        h.flip(AGENT, True)
+        h.at(7.05, "confirm", s="1.1", u="1.1")
+        h.run(8)
+        self.assertEqual(h.broken(), [])
+
     def test_p4_a_row_that_was_deleted_is_there(self):
         h = self.good()
         row = list(h.rows["tok"])

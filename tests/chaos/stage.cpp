@@ -64,7 +64,7 @@ stage::stage(stage_options options)
     if (!options_.functions.empty()) {
         replace_functions(options_.functions);
     }
-    hot_ = world_->add_agents(6);
+    hot_ = world_->add_agents(static_cast<std::size_t>(options_.clients) / 7); // often empty
     homes_ = world_->add_agents(static_cast<std::size_t>(options_.clients) / 2);
     idle_ = world_->add_agents(20);
     tokens_.push_back(world_->token());
