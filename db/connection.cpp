@@ -1,11 +1,13 @@
 #include "db/connection.hpp"
 
+#include "db/dialer.hpp"
 #include "db/pqxx_port.hpp"
 
 #include <libpq-fe.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <string_view>
 
@@ -124,6 +126,16 @@ bool is_in_class(std::string_view sqlstate, std::string_view error_class) {
     return sqlstate.substr(0, 2) == error_class;
 }
 
+// Errors that speak of the server, the session or its rights, whatever the call asked for. All
+// others may come from one element of a batch: a constraint, or a trigger, which may raise any
+// error that it likes.
+bool is_everybodys(std::string_view sqlstate) {
+    constexpr std::array classes{"08", "0A", "25", "26", "28", "3D", "3F", "40",
+                                 "42", "53", "54", "57", "58", "F0", "XX"};
+    return sqlstate.empty() || std::any_of(classes.begin(), classes.end(),
+                                           [&](auto const* c) { return is_in_class(sqlstate, c); });
+}
+
 // Errors after which the server may have committed: it was going away, or lost track itself.
 bool is_outcome_unknown(std::string_view sqlstate) {
     return sqlstate.empty() || is_in_class(sqlstate, "08") || is_in_class(sqlstate, "57") ||
@@ -134,8 +146,8 @@ bool is_outcome_unknown(std::string_view sqlstate) {
 
 // A libpqxx connection and a duplicate of its socket for the watchdog.
 struct connection::session {
-    explicit session(std::string const& conninfo)
-        : link{conninfo} {
+    explicit session(raw_link made)
+        : link{port::adopt(made.release())} {
         port::never_reconnect(link);
         // Details quote whole rows: tokens and names that have no business in a log.
         link.set_verbosity(port::terse);
@@ -149,10 +161,14 @@ struct connection::session {
     session& operator=(session const&) = delete;
 
     int socket = -1;
-    pqxx::connection link;
+    port::link link;
     std::string pid;
     std::string started;
 };
+
+bool call_failure::is_bad_data() const {
+    return is_in_class(sqlstate_, "22") || is_in_class(sqlstate_, "23");
+}
 
 connection::connection(session_context const& context, session_profile profile)
     : context_{context}
@@ -208,7 +224,7 @@ bool connection::connect(stop_signal& stop) {
 }
 
 void connection::open(stop_signal& stop) {
-    session_ = std::make_unique<session>(conninfo_);
+    session_ = std::make_unique<session>(dial(conninfo_, stop));
     auto const deadline = steady_clock::now() + context_.call_timeout + watchdog_margin;
     {
         watchdog::guard const guard{context_.dog, session_->socket, deadline};
@@ -350,7 +366,7 @@ void connection::give_up(statement const& what, std::string sqlstate, std::strin
         context_.board.succeeded(profile_.board_number);
         throw call_failure{fault::passing, std::move(sqlstate), true, problem};
     }
-    if (is_open && (is_in_class(sqlstate, "22") || is_in_class(sqlstate, "23"))) {
+    if (is_open && !is_everybodys(sqlstate)) {
         failures_ = 0;
         throw call_failure{fault::element, std::move(sqlstate), true, problem};
     }

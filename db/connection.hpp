@@ -43,8 +43,8 @@ struct session_profile {
 // Whom a failed call speaks against.
 enum class fault : std::uint8_t {
     passing,    // deadlock, serialization, lock timeout, cancelled: rolled back, try again
-    element,    // the data: error classes 22 and 23
-    connection, // everything else; the session is gone
+    element,    // something in the call: bad data, a constraint, what a trigger raises
+    connection, // the server, the session or its rights; the session is gone
 };
 
 class call_failure : public std::runtime_error {
@@ -61,6 +61,10 @@ public:
     // It certainly did not commit.
     bool outcome_known() const { return outcome_known_; }
     bool is_lock_timeout() const { return sqlstate_ == "55P03"; }
+    // The server cancelled it, for taking too long most often.
+    bool is_overrun() const { return sqlstate_ == "57014"; }
+    // Error classes 22 and 23: the same data will be refused again.
+    bool is_bad_data() const;
 
 private:
     fault kind_;
@@ -119,6 +123,12 @@ private:
     unsigned failures_ = 0;
     std::minstd_rand random_;
 };
+
+// Of a batch that failed for the sake of one of its elements: how many to send at a time, so that
+// it is found in few calls, of which no more than three fail (the batch, its part, itself).
+constexpr std::size_t part_size(std::size_t batch) {
+    return batch > 25 ? batch / 20 : 1;
+}
 
 // How long a request stays valid at the database after it was sent.
 constexpr std::chrono::microseconds request_validity(std::chrono::milliseconds call_timeout) {

@@ -2,10 +2,12 @@
 // Included by .cpp files of db/ only; the one place that knows versions.
 #pragma once
 
+#include <libpq-fe.h>
 #include <pqxx/pqxx>
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace presenced::db::port {
@@ -19,8 +21,43 @@ inline constexpr auto terse = pqxx::connection_base::terse;
 inline constexpr auto terse = pqxx::error_verbosity::terse;
 #endif
 
+// A connection that libpq has made already.
+#if PQXX_VERSION_MAJOR < 7
+using any_link = pqxx::connection_base;
+class link final : public pqxx::connection_base {
+public:
+    explicit link(PGconn* raw)
+        : connection_base{policy_}
+        , policy_{raw} {
+        init();
+    }
+    ~link() { close(); }
+
+private:
+    struct policy final : pqxx::connectionpolicy {
+        explicit policy(PGconn* made)
+            : connectionpolicy{""}
+            , raw{made} {}
+        handle do_startconnect(handle current) override {
+            return current != nullptr ? current : std::exchange(raw, nullptr);
+        }
+        PGconn* raw;
+    };
+    policy policy_;
+};
+inline link adopt(PGconn* raw) {
+    return link{raw};
+}
+#else
+using any_link = pqxx::connection;
+using link = pqxx::connection;
+inline link adopt(PGconn* raw) {
+    return pqxx::connection::seize_raw_connection(raw);
+}
+#endif
+
 // libpqxx 6 replaces a lost connection silently, without its settings and statements.
-inline void never_reconnect([[maybe_unused]] pqxx::connection& c) {
+inline void never_reconnect([[maybe_unused]] any_link& c) {
 #if PQXX_VERSION_MAJOR < 7
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
@@ -30,7 +67,7 @@ inline void never_reconnect([[maybe_unused]] pqxx::connection& c) {
 }
 
 // Prepares on the server now; libpqxx 6 would wait for the first use.
-inline void prepare(pqxx::connection& c, std::string const& name, std::string const& sql) {
+inline void prepare(any_link& c, std::string const& name, std::string const& sql) {
     c.prepare(name, sql);
 #if PQXX_VERSION_MAJOR < 7
     c.prepare_now(name);

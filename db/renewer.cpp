@@ -1,6 +1,7 @@
 #include "db/renewer.hpp"
 
 #include "db/arrays.hpp"
+#include "db/schema.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -36,7 +37,7 @@ renewer::renewer(session_context const& context, postgres_options const& options
              false,
              lock_timeout,
              false,
-             {&statements::renew, &statements::forget_node}}}
+             {&statements::renew, &statements::facts, &statements::forget_node}}}
     , thread_{[this] {
         run();
     }} {}
@@ -129,6 +130,7 @@ renewer::renewals renewer::take() {
 void renewer::run() {
     unsigned generation = 0;
     auto next_tick = steady_clock::now();
+    auto next_look = next_tick;
     auto not_before = next_tick;
     while (link_.connect(stop_)) {
         if (generation != 0 && link_.generation() != generation) {
@@ -141,11 +143,19 @@ void renewer::run() {
                 box->database_back();
             }
         }
+        if (link_.generation() != generation) {
+            next_look = steady_clock::now();
+        }
         generation = link_.generation();
         if (!wait_for_work(next_tick, not_before)) {
             break;
         }
         if (!link_.is_usable()) {
+            continue;
+        }
+        if (steady_clock::now() >= next_look) {
+            next_look = steady_clock::now() + options_.timings.sweep;
+            look();
             continue;
         }
         bool tick = steady_clock::now() >= next_tick;
@@ -162,6 +172,36 @@ void renewer::run() {
         }
     }
     say_goodbye();
+}
+
+// The schema may be migrated under a running node, and stale_after may change while it is cut off:
+// so it looks before it renews anything on a new connection, and again and again.
+void renewer::look() {
+    auto const mine = options_.timings.stale_after;
+    std::vector<applied_migration> applied;
+    std::optional<milliseconds> recorded;
+    try {
+        for (auto const& line : link_.call(statements::facts, {})) {
+            applied.push_back(
+                {std::stoi(line.at(0).value()), line.at(1).value_or(""), line.at(2).value_or("")});
+            if (line.at(3)) {
+                recorded = milliseconds{std::stoll(*line.at(3))};
+            }
+        }
+    } catch (call_failure const& e) {
+        spdlog::debug("look at the schema failed sqlstate={} reason=\"{}\"", e.sqlstate(),
+                      e.what());
+        return;
+    }
+    auto why = misfit(applied, options_.version);
+    if (!why && !recorded) {
+        why = "presence_clock is empty, and has one row where presenced made it";
+    } else if (!why && *recorded != mine) {
+        why = "stale_after is " + std::to_string(recorded->count()) +
+              "ms in the database, and this node runs with " + std::to_string(mine.count()) +
+              "ms: restart it";
+    }
+    board_.looked(why.value_or(""), recorded.value_or(mine) != mine);
 }
 
 std::string renewer::vouches() const {
@@ -185,17 +225,15 @@ void renewer::send(renewals batch, bool skip_locked, bool tick) {
         call(batch, skip_locked, tick);
         return;
     } catch (call_failure const& e) {
-        if (e.kind() == fault::element && !batch.empty()) {
-            if (batch.size() == 1) {
-                blame(std::move(batch), e);
+        if ((e.kind() == fault::element || e.is_overrun()) && !batch.empty()) {
+            if (batch.size() > 1) {
+                send_parts(std::move(batch), skip_locked, tick);
                 return;
             }
-            renewals half;
-            for (auto n = batch.size() / 2; n > 0; --n) {
-                half.insert(half.end(), batch.extract(batch.begin()));
+            blame(std::move(batch), e);
+            if (tick) {
+                send({}, true, true);
             }
-            send(std::move(half), skip_locked, false);
-            send(std::move(batch), skip_locked, tick);
             return;
         }
         if (!e.is_lock_timeout()) {
@@ -217,6 +255,17 @@ void renewer::send(renewals batch, bool skip_locked, bool tick) {
     static_cast<void>(stop_.wait_for(lock_timeout));
 }
 
+void renewer::send_parts(renewals batch, bool skip_locked, bool tick) {
+    auto const size = part_size(batch.size());
+    while (!batch.empty()) {
+        renewals part;
+        while (!batch.empty() && part.size() < size) {
+            part.insert(part.end(), batch.extract(batch.begin()));
+        }
+        send(std::move(part), skip_locked, tick && batch.empty());
+    }
+}
+
 void renewer::call(renewals& batch, bool skip_locked, bool tick) {
     array_literal agents;
     array_literal tokens;
@@ -232,7 +281,10 @@ void renewer::call(renewals& batch, bool skip_locked, bool tick) {
         link_.call(statements::renew,
                    {agents.take(), tokens.take(), skip_locked ? "true" : "false", options_.node,
                     options_.boot_id, options_.version, judge_for, tick ? vouches() : "{}"});
-    board_.ticked();
+    board_.renewed();
+    if (auto const& age = reply.at(0).at(3)) {
+        board_.ticked(milliseconds{std::stoll(*age)});
+    }
     link_.note_database_time(std::stoll(reply.at(0).at(0).value()));
     auto missing = parse_array(reply.at(0).at(1).value_or("{}"));
     auto held = parse_array(reply.at(0).at(2).value_or("{}"));
@@ -272,7 +324,9 @@ void renewer::call(renewals& batch, bool skip_locked, bool tick) {
 void renewer::blame(renewals one, call_failure const& e) {
     auto& r = one.begin()->second;
     auto const pause =
-        std::min(longest_pause, milliseconds{1'000} * (1 << std::min(r.failures, 5U)));
+        e.is_overrun()
+            ? longest_pause
+            : std::min(longest_pause, milliseconds{1'000} * (1 << std::min(r.failures, 5U)));
     spdlog::warn("renewal refused agent={} sqlstate={} retry_ms={}", r.agent, e.sqlstate(),
                  pause.count());
     ++r.failures;

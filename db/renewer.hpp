@@ -46,10 +46,12 @@ private:
     using renewals = std::map<lease_token, renewal>;
 
     void run();
+    void look();
     bool wait_for_work(time_point next_tick, time_point not_before);
     renewals take();
     // Rows that are held go to `held_`, poisoned ones too; failures come back to the queue.
     void send(renewals batch, bool skip_locked, bool tick);
+    void send_parts(renewals batch, bool skip_locked, bool tick);
     void call(renewals& batch, bool skip_locked, bool tick);
     void blame(renewals one, call_failure const& e);
     void give_back(renewals batch);

@@ -17,12 +17,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-struct applied_migration {
-    int number;
-    std::string name;
-    std::string oldest_binary;
-};
-
 std::string show(milliseconds d) {
     auto const n = d.count();
     return n % 1000 == 0 ? std::to_string(n / 1000) + "s" : std::to_string(n) + "ms";
@@ -81,23 +75,29 @@ std::vector<applied_migration> read_applied(pqxx::work& tx) {
 
 // What is applied must be a beginning of what this binary has, or all of it and newer ones that
 // allow it.
-void check_history(std::vector<applied_migration> const& applied, std::string_view binary_version) {
+std::optional<std::string> strange_history(std::vector<applied_migration> const& applied,
+                                           std::string_view binary_version) {
     auto const& ours = migrations();
     for (std::size_t i = 0; i < applied.size(); ++i) {
         auto const& there = applied[i];
         if (i < ours.size()) {
             if (there.number != ours[i].number || there.name != ours[i].name) {
-                throw schema_error{"presenced_migrations says " + there.name + " where presenced " +
-                                   std::string{binary_version} + " has " +
-                                   std::string{ours[i].name} +
-                                   "; this database belongs to another build of presenced"};
+                return "presenced_migrations says " + there.name + " where presenced " +
+                       std::string{binary_version} + " has " + std::string{ours[i].name} +
+                       "; this database belongs to another build of presenced";
             }
         } else if (parse_version(there.oldest_binary) > parse_version(binary_version)) {
-            throw schema_error{"the schema is at " + applied.back().name + ", and " + there.name +
-                               " needs presenced " + there.oldest_binary +
-                               " or newer; this is presenced " + std::string{binary_version} +
-                               ": run a newer one"};
+            return "the schema is at " + applied.back().name + ", and " + there.name +
+                   " needs presenced " + there.oldest_binary + " or newer; this is presenced " +
+                   std::string{binary_version} + ": run a newer one";
         }
+    }
+    return std::nullopt;
+}
+
+void check_history(std::vector<applied_migration> const& applied) {
+    if (auto const why = strange_history(applied, built_version())) {
+        throw schema_error{*why};
     }
 }
 
@@ -183,7 +183,7 @@ std::optional<std::string> apply_next(command_session& session) {
     return session.transaction([](pqxx::work& tx) -> std::optional<std::string> {
         lock_migrations(tx);
         auto const applied = read_applied(tx);
-        check_history(applied, built_version());
+        check_history(applied);
         if (applied.size() >= migrations().size()) {
             return std::nullopt;
         }
@@ -212,7 +212,8 @@ std::optional<std::string> apply_next(command_session& session) {
     });
 }
 
-// A node goes by the value that it read when it started, so it changes only while none runs.
+// A node goes by the value that it read when it started, so it changes only while none runs. One
+// that is cut off meanwhile does not show here; it looks again before it renews anything, and ends.
 void refuse_while_nodes_tick(pqxx::work& tx, milliseconds from, milliseconds to) {
     auto const ticking = tx.exec(
         "SELECT coalesce((SELECT string_agg(DISTINCT node, ', ') FROM nodes "
@@ -236,7 +237,7 @@ milliseconds record_stale_after(command_session& session, std::optional<millisec
             return recorded;
         }
         lock_migrations(tx);
-        tx.exec("SELECT FROM presence_clock FOR UPDATE"); // a tick waits for this, and is seen
+        tx.exec("SELECT FROM presence_clock FOR UPDATE"); // no tick lands from here on
         refuse_while_nodes_tick(tx, recorded, *wanted);
         tx.exec("UPDATE presence_clock SET stale_after = interval '1 millisecond' * " +
                 std::to_string(wanted->count()));
@@ -284,6 +285,19 @@ std::string_view built_version() {
     return PRESENCED_VERSION;
 }
 
+std::optional<std::string> misfit(std::vector<applied_migration> const& applied,
+                                  std::string_view binary_version) {
+    if (auto why = strange_history(applied, binary_version)) {
+        return why;
+    }
+    if (applied.size() < migrations().size()) {
+        return "the schema is at " + (applied.empty() ? "nothing" : applied.back().name) +
+               " and presenced " + std::string{binary_version} + " needs " + newest_of_ours() +
+               ": run `presenced migrate`";
+    }
+    return std::nullopt;
+}
+
 int check_migrations(pqxx::work& tx, std::string_view binary_version) {
     auto const applied = read_applied(tx);
     if (applied.empty()) {
@@ -292,11 +306,8 @@ int check_migrations(pqxx::work& tx, std::string_view binary_version) {
                            " has no tables of presenced (search_path " + at[0][1].c_str() +
                            "): run `presenced migrate`"};
     }
-    check_history(applied, binary_version);
-    if (applied.size() < migrations().size()) {
-        throw schema_error{"the schema is at " + applied.back().name + " and presenced " +
-                           std::string{binary_version} + " needs " + newest_of_ours() +
-                           ": run `presenced migrate`"};
+    if (auto const why = misfit(applied, binary_version)) {
+        throw schema_error{*why};
     }
     return applied.back().number;
 }

@@ -18,6 +18,18 @@ struct migration {
     std::string_view oldest_binary; // oldest presenced that can run once this is applied
 };
 
+// As presenced_migrations has it.
+struct applied_migration {
+    int number;
+    std::string name;
+    std::string oldest_binary;
+};
+
+// Why presenced of this version cannot run on a schema to which these were applied, in order, with
+// the cure; nothing when it can.
+std::optional<std::string> misfit(std::vector<applied_migration> const& applied,
+                                  std::string_view binary_version);
+
 // In order; generated from migrations/ at build time.
 std::vector<migration> const& migrations();
 

@@ -11,10 +11,17 @@ statement const transition{"transition", R"(
         'epoch'::timestamptz + $7::bigint * interval '1 microsecond', $8::boolean))"};
 
 statement const renew{"renew", R"(
-    SELECT (extract(epoch FROM at) * 1000000)::bigint, missing, held
+    SELECT (extract(epoch FROM at) * 1000000)::bigint, missing, held,
+           (extract(epoch FROM clock_timestamp() - ticked_at) * 1000)::bigint
     FROM presenced_renew(
         $1::bigint[], $2::text[], $3::boolean, $4::text, $5::text, $6::text,
         $7::bigint * interval '1 millisecond', $8::text[]))"};
+
+statement const facts{"facts", R"(
+    SELECT m.number, m.name, m.oldest_binary,
+           (SELECT (extract(epoch FROM c.stale_after) * 1000)::bigint FROM presence_clock c)
+    FROM presenced_migrations m
+    ORDER BY m.number)"};
 
 statement const sweep{"sweep", R"(
     SELECT ran, (extract(epoch FROM next_in) * 1000)::bigint, flips, reaped

@@ -12,6 +12,7 @@ namespace statements {
 
 extern statement const transition;
 extern statement const renew;
+extern statement const facts; // what has been migrated, and the recorded stale_after
 extern statement const sweep;
 extern statement const authenticate;
 extern statement const check_tokens;

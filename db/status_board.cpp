@@ -77,9 +77,27 @@ void status_board::announce() {
     watcher_.database_up(true);
 }
 
-void status_board::ticked() {
+void status_board::renewed() {
     std::lock_guard const lock{mutex_};
-    ticked_ = steady_clock::now();
+    renewed_ = steady_clock::now();
+}
+
+void status_board::ticked(milliseconds age) {
+    std::lock_guard const lock{mutex_};
+    ticked_ = steady_clock::now() - std::max(age, milliseconds{0});
+}
+
+void status_board::looked(std::string unfit, bool stale_after_changed) {
+    std::lock_guard const lock{mutex_};
+    if (unfit != unfit_) {
+        if (unfit.empty()) {
+            spdlog::info("database fits again");
+        } else {
+            spdlog::error("database does not fit reason=\"{}\"", unfit);
+        }
+    }
+    unfit_ = std::move(unfit);
+    stale_after_changed_ = stale_after_changed;
 }
 
 void status_board::swept() {
@@ -105,7 +123,7 @@ store_health status_board::health() const {
                 h.problem = l.problem;
             }
         } else if (l.beats) {
-            h.writable = ticked_ != time_point{};
+            h.writable = renewed_ != time_point{};
         }
     }
     if (!h.reachable && h.problem.empty()) {
@@ -114,6 +132,8 @@ store_health status_board::health() const {
     if (!h.writable) {
         h.unreachable_for = since(written_);
     }
+    h.unfit = unfit_;
+    h.stale_after_changed = stale_after_changed_;
     if (ticked_ != time_point{}) {
         h.since_tick = since(ticked_);
     }

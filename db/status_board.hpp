@@ -27,7 +27,12 @@ public:
     // The lane cannot connect, or what it reached refuses its calls.
     void failed(std::size_t lane, std::string problem, bool connecting, bool reached);
 
-    void ticked();
+    // A renewal committed, if only an empty one.
+    void renewed();
+    // The newest tick in the database is so old.
+    void ticked(std::chrono::milliseconds age);
+    // Whether what the database has recorded is for this node: an empty `unfit`, or why not.
+    void looked(std::string unfit, bool stale_after_changed);
     void swept();
 
     // reachable, writable, problem and the times; queues are somebody else's.
@@ -52,7 +57,10 @@ private:
     std::vector<lane_state> lanes_;
     time_point const started_ = std::chrono::steady_clock::now();
     time_point written_ = started_; // the database was last known to be writable
+    time_point renewed_{};
     time_point ticked_{};
+    std::string unfit_;
+    bool stale_after_changed_ = false;
     time_point swept_{};
     bool away_ = false;
     bool ever_up_ = false;

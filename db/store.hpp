@@ -108,7 +108,12 @@ struct store_health {
     bool reachable = false; // a statement succeeded on the newest attempt
     bool writable = false;  // ... and it could write
     std::string problem;    // why not, in one line; empty when all is well
-    // Since a renewal (or an empty one) last committed; max() before the first.
+    // Why this node must not serve although the database is there: its schema is not for this
+    // binary, or has another stale_after than the node runs with. Empty when all is well.
+    std::string unfit;
+    bool stale_after_changed = false; // that is why; only a restart mends it
+    // Since the newest tick that this node knows of, its own or another's, landed in the database:
+    // longer than judge_window(), and lease time stands still. max() before the first.
     std::chrono::milliseconds since_tick = std::chrono::milliseconds::max();
     // Since the database could last be written to; counts from the start until it is.
     std::chrono::milliseconds unreachable_for{0};

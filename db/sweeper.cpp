@@ -31,6 +31,7 @@ sweeper::sweeper(session_context const& context, postgres_options const& options
     }} {}
 
 void sweeper::run() {
+    int limit = agents_a_round;
     while (link_.connect(stop_)) {
         if (stop_.is_raised()) {
             return;
@@ -38,11 +39,10 @@ void sweeper::run() {
         milliseconds pause{0};
         if (link_.is_usable()) {
             try {
-                pause = sweep();
+                pause = sweep(limit);
+                limit = std::min(agents_a_round, limit * 2);
             } catch (call_failure const& e) {
-                spdlog::debug("sweep failed sqlstate={} reason=\"{}\"", e.sqlstate(), e.what());
-                pause =
-                    e.kind() == fault::connection ? milliseconds{0} : options_.timings.sweep / 5;
+                pause = after_failure(e, limit);
             }
         }
         if (stop_.wait_for(pause)) {
@@ -51,12 +51,28 @@ void sweeper::run() {
     }
 }
 
+// A round picks at random from what there is to do, so that smaller ones get past an agent to which
+// nothing can be done.
+milliseconds sweeper::after_failure(call_failure const& e, int& limit) const {
+    if (e.is_lock_timeout()) {
+        spdlog::debug("sweep failed: somebody holds a table");
+        return options_.timings.sweep / 5;
+    }
+    // Once, and not for every smaller round.
+    bool const news = limit == agents_a_round && e.kind() != fault::connection;
+    spdlog::log(news ? spdlog::level::warn : spdlog::level::debug,
+                "sweep failed agents_at_most={} sqlstate={}", limit, e.sqlstate());
+    auto const pause = limit == 1 ? options_.timings.sweep / 5 : shortest_pause;
+    limit = std::max(1, limit / 8);
+    return pause;
+}
+
 // One round. Returns how long until the next, as the database sees it over all nodes.
-milliseconds sweeper::sweep() {
-    auto const reply = link_.call(
-        statements::sweep,
-        {options_.node, options_.boot_id, std::to_string(options_.timings.sweep.count()),
-         std::to_string(options_.keep_transitions.count()), std::to_string(agents_a_round)});
+milliseconds sweeper::sweep(int limit) {
+    auto const reply =
+        link_.call(statements::sweep,
+                   {options_.node, options_.boot_id, std::to_string(options_.timings.sweep.count()),
+                    std::to_string(options_.keep_transitions.count()), std::to_string(limit)});
     auto const& columns = reply.at(0);
     if (columns.at(0) == "t") {
         board_.swept();

@@ -16,7 +16,8 @@ public:
 
 private:
     void run();
-    std::chrono::milliseconds sweep();
+    std::chrono::milliseconds sweep(int limit);
+    std::chrono::milliseconds after_failure(call_failure const& e, int& limit) const;
 
     postgres_options const& options_;
     status_board& board_;

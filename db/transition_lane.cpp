@@ -6,6 +6,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <iterator>
 #include <string_view>
 
 namespace presenced::db {
@@ -22,9 +23,22 @@ constexpr milliseconds lane_lock_timeout{500};
 constexpr milliseconds busy_lock_timeout{50};
 constexpr milliseconds longest_busy_pause{1'000};
 constexpr milliseconds longest_poison_pause{30'000};
+// A suspect's call may take all of a call's time again; others have the busy lane for themselves
+// this many times as long.
+constexpr int suspect_pause = 10;
 
 milliseconds pause_after(unsigned failures, milliseconds longest) {
     return std::min(longest, milliseconds{25} * (1 << std::min(failures, 12U)));
+}
+
+// Each comes back to its lane alone.
+void set_aside(operations poisoned, transition_queue& queue, transition_batch& batch) {
+    while (!poisoned.empty()) {
+        operations one;
+        one.splice(one.begin(), poisoned, poisoned.begin());
+        auto const pause = pause_after(one.front().refusals + 4, longest_poison_pause);
+        batch.drop(queue.delay(std::move(one), pause));
+    }
 }
 
 char const* kind_of(operation const& op) {
@@ -96,16 +110,15 @@ void transition_batch::send(operations batch, bool waits, leftover& left) {
         sort(std::move(batch), reply, left);
     } catch (call_failure const& e) {
         if (e.kind() == fault::element && batch.size() > 1) {
-            // One of them is to blame; halves find it in a few more calls.
-            operations half;
-            half.splice(half.begin(), batch, batch.begin(),
-                        std::next(batch.begin(), static_cast<std::ptrdiff_t>(batch.size() / 2)));
-            send(std::move(half), waits, left);
-            send(std::move(batch), waits, left);
+            send_parts(std::move(batch), waits, left);
             return;
         }
         if (e.kind() == fault::element) {
             blame(std::move(batch), e, left);
+            return;
+        }
+        if (e.is_overrun()) {
+            left.overran.splice(left.overran.end(), batch);
             return;
         }
         left.locked = left.locked || e.is_lock_timeout();
@@ -114,6 +127,16 @@ void transition_batch::send(operations batch, bool waits, leftover& left) {
             op.maybe_done = op.maybe_done || !e.outcome_known();
         }
         left.again.splice(left.again.end(), batch);
+    }
+}
+
+void transition_batch::send_parts(operations batch, bool waits, leftover& left) {
+    auto const size = part_size(batch.size());
+    while (!batch.empty()) {
+        auto const n = static_cast<std::ptrdiff_t>(std::min(size, batch.size()));
+        operations part;
+        part.splice(part.begin(), batch, batch.begin(), std::next(batch.begin(), n));
+        send(std::move(part), waits, left);
     }
 }
 
@@ -157,10 +180,10 @@ void transition_batch::blame(operations one, call_failure const& e, leftover& le
     // Not its text, which quotes what the client sent.
     spdlog::warn("transition refused agent={} what={} sqlstate={}", it->agent, kind_of(*it),
                  e.sqlstate());
-    if (it->what == operation::kind::acquire) {
+    if (it->what == operation::kind::acquire && e.is_bad_data()) {
         answer(one, it, lease_outcome::refused);
     } else {
-        ++it->failures;
+        ++it->refusals;
         left.poisoned.splice(left.poisoned.end(), one);
     }
 }
@@ -196,15 +219,16 @@ void transition_lane::run() {
         auto const size = work.size();
         auto left = batch_.run(std::move(work), false);
 
+        bool const overran = !left.overran.empty();
         batch_.drop(queue_.defer(std::move(left.busy), milliseconds{0}));
-        while (!left.poisoned.empty()) {
-            operations one;
-            one.splice(one.begin(), left.poisoned, left.poisoned.begin());
-            auto const pause = pause_after(one.front().failures + 4, longest_poison_pause);
-            batch_.drop(queue_.delay(std::move(one), pause));
+        batch_.drop(queue_.suspect(std::move(left.overran), milliseconds{0}));
+        set_aside(std::move(left.poisoned), queue_, batch_);
+        if (overran) {
+            limit = std::max<std::size_t>(1, size / 2);
+        } else if (left.again.empty()) {
+            limit = std::min(batch_limit, limit * 2);
         }
         if (left.again.empty()) {
-            limit = std::min(batch_limit, limit * 2);
             continue;
         }
         if (left.slow && size == 1 && ++left.again.front().failures > 2) {
@@ -228,6 +252,7 @@ busy_lane::busy_lane(session_context const& context, std::string const& node,
     : queue_{queue}
     , stop_{stop}
     , watcher_{context.watcher}
+    , call_timeout_{context.call_timeout}
     , link_{context,
             {"busy", board_number, true, true, busy_lock_timeout, false, {&statements::transition}}}
     , batch_{link_, queue, context.watcher, node, context.call_timeout}
@@ -252,10 +277,7 @@ void busy_lane::run() {
         if (held.empty()) {
             continue;
         }
-        auto const chosen =
-            std::min_element(held.begin(), held.end(), [](auto const& a, auto const& b) {
-                return a.failures < b.failures;
-            })->agent;
+        auto const chosen = held.front().agent; // it has waited longest
         operations one;
         for (auto it = held.begin(); it != held.end();) {
             auto const here = it++;
@@ -270,8 +292,13 @@ void busy_lane::run() {
 
 void busy_lane::put_back(transition_batch::leftover left) {
     back_off(std::move(left.busy));
-    back_off(std::move(left.poisoned));
     back_off(std::move(left.again));
+    set_aside(std::move(left.poisoned), queue_, batch_);
+    bool const alone = std::all_of(left.overran.begin(), left.overran.end(), [&](auto const& op) {
+        return op.agent == left.overran.front().agent;
+    });
+    batch_.drop(queue_.suspect(std::move(left.overran),
+                               alone ? suspect_pause * call_timeout_ : milliseconds{0}));
 }
 
 void busy_lane::back_off(operations held) {

@@ -20,7 +20,8 @@ public:
     struct leftover {
         operations busy;     // agents or rows that somebody else holds
         operations again;    // to be sent again
-        operations poisoned; // releases that the database refuses
+        operations poisoned; // what the database refuses, each for a reason of its own
+        operations overran;  // of calls that took too long and were cancelled
         bool locked = false; // `again` for a lock timeout
         bool slow = false;   // `again` for taking too long
     };
@@ -31,6 +32,7 @@ public:
 
 private:
     void send(operations batch, bool waits, leftover& left);
+    void send_parts(operations batch, bool waits, leftover& left);
     void sort(operations batch, rows const& answer, leftover& left);
     void blame(operations one, call_failure const& e, leftover& left);
     void answer(operations& from, operations::iterator it, lease_outcome outcome);
@@ -44,7 +46,8 @@ private:
     lease_answers answers_;
 };
 
-// One of the lanes among which agents are divided. Passes over what somebody else holds.
+// One of the lanes among which agents are divided. Passes over what somebody else holds, and puts
+// aside what fails for a reason of its own.
 class transition_lane {
 public:
     transition_lane(unsigned number, session_context const& context, std::string const& node,
@@ -63,7 +66,8 @@ private:
     std::thread thread_;
 };
 
-// Where the lanes put what they found busy. One stuck agent delays only itself.
+// Where the lanes put what they found busy, and what took them too long. One stuck agent delays
+// only itself.
 class busy_lane {
 public:
     busy_lane(session_context const& context, std::string const& node, std::size_t board_number,
@@ -78,6 +82,7 @@ private:
     transition_queue& queue_;
     stop_signal& stop_;
     observer& watcher_;
+    std::chrono::milliseconds call_timeout_;
     connection link_;
     transition_batch batch_;
     std::thread thread_;

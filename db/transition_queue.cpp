@@ -10,6 +10,8 @@ namespace {
 
 // Acquires that may wait for an answer; beyond, clients are better served elsewhere or later.
 constexpr std::size_t acquire_limit = 65'536;
+// How long an agent whose calls took too long is kept away from the others after that.
+constexpr std::chrono::minutes suspicion_time{2};
 
 std::size_t hash(lease_token const& token) {
     return std::hash<std::string_view>{}(token.view());
@@ -128,10 +130,23 @@ std::optional<operation> transition_queue::abandon(lease_token const& token) {
     if (auto const b = busy_.find(op.agent); b != busy_.end() && &b->second.waiting == home) {
         --busy_count_;
         if (home->empty()) {
-            busy_.erase(b);
+            forget_busy(op.agent);
         }
     }
     return op;
+}
+
+operations transition_queue::take_delayed(lane_queue& lane) {
+    operations batch;
+    auto const now = std::chrono::steady_clock::now();
+    while (batch.empty() && !lane.delayed.empty() && lane.delayed.begin()->first <= now) {
+        auto const due = lane.delayed.begin();
+        if (!due->second.empty()) {
+            depart(due->second, due->second.begin(), batch);
+        }
+        lane.delayed.erase(due);
+    }
+    return batch;
 }
 
 operations transition_queue::take(unsigned number, std::size_t limit) {
@@ -141,56 +156,120 @@ operations transition_queue::take(unsigned number, std::size_t limit) {
         if (stopping_) {
             return {};
         }
-        auto const now = std::chrono::steady_clock::now();
-        while (!lane.delayed.empty() && lane.delayed.begin()->first <= now) {
-            auto const due = lane.delayed.begin();
-            settle(lane.waiting, std::move(due->second), false);
-            lane.delayed.erase(due);
+        operations batch;
+        if (lane.delayed_next || lane.waiting.empty()) {
+            batch = take_delayed(lane);
         }
-        if (!lane.waiting.empty()) {
-            break;
+        lane.delayed_next = batch.empty();
+        while (lane.delayed_next && !lane.waiting.empty() && batch.size() < limit) {
+            auto const first = lane.waiting.begin();
+            if (suspicion_of(first->agent) != nullptr) {
+                operations one;
+                one.splice(one.begin(), lane.waiting, first);
+                put_busy(std::move(one), std::chrono::steady_clock::now());
+                busy_changed_.notify_one();
+            } else {
+                depart(lane.waiting, first, batch);
+            }
+        }
+        if (!batch.empty()) {
+            return batch;
         }
         if (lane.delayed.empty()) {
             lane.changed.wait(lock);
         } else {
-            lane.changed.wait_until(lock, lane.delayed.begin()->first);
+            auto const due = lane.delayed.begin()->first;
+            lane.changed.wait_until(lock, due);
         }
     }
+}
+
+transition_queue::suspicion const* transition_queue::suspicion_of(agent_id agent) const {
+    auto const known = suspects_.find(agent);
+    return known != suspects_.end() && known->second.ends > std::chrono::steady_clock::now()
+               ? &known->second
+               : nullptr;
+}
+
+// Where its agent waits already, both go when the first of them is due.
+void transition_queue::put_busy(operations one, time_point due) {
+    auto const agent = one.front().agent;
+    if (auto const* const suspected = suspicion_of(agent)) {
+        due = std::max(due, suspected->not_before);
+    }
+    auto const entry = busy_.try_emplace(agent, busy_agent{{}, time_point::max()}).first;
+    set_due(agent, std::min(entry->second.due, due));
+    ++busy_count_;
+    settle(entry->second.waiting, std::move(one), false);
+}
+
+void transition_queue::set_due(agent_id agent, time_point due) {
+    auto& entry = busy_.at(agent);
+    due_.erase({entry.due, agent});
+    entry.due = due;
+    due_.emplace(due, agent);
+}
+
+void transition_queue::forget_busy(agent_id agent) {
+    auto const entry = busy_.find(agent);
+    due_.erase({entry->second.due, agent});
+    busy_.erase(entry);
+}
+
+// Up to `limit` operations in all; what is left of an agent's goes behind the other agents.
+void transition_queue::take_busy_of(agent_id agent, std::size_t limit, operations& batch) {
+    auto& entry = busy_.at(agent);
+    while (!entry.waiting.empty() && batch.size() < limit) {
+        depart(entry.waiting, entry.waiting.begin(), batch);
+        --busy_count_;
+    }
+    if (entry.waiting.empty()) {
+        forget_busy(agent);
+        return;
+    }
+    set_due(agent, std::chrono::steady_clock::now());
+}
+
+operations transition_queue::take_due(std::size_t limit) {
     operations batch;
-    while (!lane.waiting.empty() && batch.size() < limit) {
-        depart(lane.waiting, lane.waiting.begin(), batch);
+    auto const now = std::chrono::steady_clock::now();
+    std::vector<agent_id> others;
+    std::optional<agent_id> suspected;
+    std::size_t found = 0;
+    for (auto it = due_.begin(); it != due_.end() && it->first <= now && found < limit; ++it) {
+        if (suspicion_of(it->second) == nullptr) {
+            others.push_back(it->second);
+            found += busy_.at(it->second).waiting.size();
+        } else if (!suspected) {
+            suspected = it->second;
+        }
+    }
+    if (suspected && (suspect_next_ || others.empty())) {
+        others = {*suspected};
+        suspect_next_ = false;
+    } else {
+        suspect_next_ = true;
+    }
+    for (auto const agent : others) {
+        take_busy_of(agent, limit, batch);
     }
     return batch;
 }
 
 operations transition_queue::take_busy(std::size_t limit) {
     std::unique_lock lock{mutex_};
-    operations batch;
     while (!stopping_) {
-        auto const now = std::chrono::steady_clock::now();
-        auto next = time_point::max();
-        for (auto it = busy_.begin(); it != busy_.end() && batch.size() < limit;) {
-            auto const here = it++;
-            if (here->second.due > now) {
-                next = std::min(next, here->second.due);
-                continue;
-            }
-            busy_count_ -= here->second.waiting.size();
-            while (!here->second.waiting.empty()) {
-                depart(here->second.waiting, here->second.waiting.begin(), batch);
-            }
-            busy_.erase(here);
+        if (auto batch = take_due(limit); !batch.empty()) {
+            return batch;
         }
-        if (!batch.empty()) {
-            break;
-        }
-        if (next == time_point::max()) {
+        if (due_.empty()) {
             busy_changed_.wait(lock);
         } else {
-            busy_changed_.wait_until(lock, next);
+            auto const due = due_.begin()->first; // by value: it may go while this waits
+            busy_changed_.wait_until(lock, due);
         }
     }
-    return batch;
+    return {};
 }
 
 operations transition_queue::give_back(operations batch) {
@@ -213,16 +292,29 @@ operations transition_queue::defer(operations batch, std::chrono::milliseconds p
     std::lock_guard const lock{mutex_};
     auto dropped = without_abandoned(batch);
     auto const due = std::chrono::steady_clock::now() + pause;
-    busy_count_ += batch.size();
     while (!batch.empty()) {
         operations one;
         one.splice(one.begin(), batch, batch.begin());
-        auto& agent = busy_.try_emplace(one.front().agent, busy_agent{{}, due}).first->second;
-        agent.due = std::min(agent.due, due);
-        settle(agent.waiting, std::move(one), false);
+        put_busy(std::move(one), due);
     }
     busy_changed_.notify_one();
     return dropped;
+}
+
+operations transition_queue::suspect(operations batch, std::chrono::milliseconds pause) {
+    {
+        std::lock_guard const lock{mutex_};
+        auto const now = std::chrono::steady_clock::now();
+        std::erase_if(suspects_, [now](auto const& s) { return s.second.ends <= now; });
+        for (auto const& op : batch) {
+            suspects_.insert_or_assign(op.agent, suspicion{now + suspicion_time, now + pause});
+            // What came while the call was under way waits with it.
+            if (busy_.contains(op.agent)) {
+                set_due(op.agent, now + pause);
+            }
+        }
+    }
+    return defer(std::move(batch), pause);
 }
 
 operations transition_queue::delay(operations batch, std::chrono::milliseconds pause) {
@@ -243,6 +335,7 @@ operations transition_queue::delay(operations batch, std::chrono::milliseconds p
 void transition_queue::finish(operations const& batch) {
     std::lock_guard const lock{mutex_};
     for (auto const& op : batch) {
+        suspects_.erase(op.agent);
         if (op.what == operation::kind::acquire) {
             acquires_.erase(op.token);
         } else {

@@ -10,8 +10,10 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace presenced::db {
@@ -32,8 +34,10 @@ struct operation {
     bool maybe_done = false;
     // An acquire that nobody wants any more. Once it may be done it turns into a release.
     bool abandoned = false;
-    // Attempts that failed for its own or its agent's sake; sets the pause before the next.
+    // Attempts that failed for its agent's sake, and for its own; each sets the pause before the
+    // next.
     unsigned failures = 0;
+    unsigned refusals = 0;
 
     // What its owner is told when `what` has succeeded or found nothing to do.
     lease_outcome released_outcome() const {
@@ -56,9 +60,11 @@ public:
     // Returns the acquire if it is over with that: it was never sent.
     std::optional<operation> abandon(lease_token const& token);
 
-    // Waits for work of a lane, up to `limit` operations; empty once stopped.
+    // Waits for work of a lane, up to `limit` operations; empty once stopped. What was delayed
+    // comes alone.
     operations take(unsigned lane, std::size_t limit);
-    // Waits for agents that are due another try, whole agents up to about `limit` operations.
+    // Waits for agents that are due another try, those that have waited longest first, up to
+    // `limit` operations; a suspect comes alone.
     operations take_busy(std::size_t limit);
 
     // Back to the front of their lane. Returns those that were taken back meanwhile and never done.
@@ -67,6 +73,10 @@ public:
     [[nodiscard]] operations defer(operations batch, std::chrono::milliseconds pause);
     // Back to their lane, not before `pause` has passed. Returns those taken back, as above.
     [[nodiscard]] operations delay(operations batch, std::chrono::milliseconds pause);
+    // To the busy lane, after a call that took too long. Their agents are suspects from now on:
+    // what comes for one goes to the busy lane too, until a call for it has ended in time, or
+    // nobody has seen it fail for a while. Returns those taken back, as above.
+    [[nodiscard]] operations suspect(operations batch, std::chrono::milliseconds pause);
     // Answered, or about to be.
     void finish(operations const& batch);
 
@@ -88,9 +98,14 @@ private:
         operations waiting;
         time_point due;
     };
+    struct suspicion {
+        time_point ends;
+        time_point not_before; // its next call
+    };
     struct lane_queue {
         operations waiting;
         std::multimap<time_point, operations> delayed; // one operation each, or none any more
+        bool delayed_next = false;                     // whose turn it is when both have work
         std::condition_variable changed;
     };
 
@@ -99,10 +114,20 @@ private:
     operations without_abandoned(operations& batch);
     void settle(operations& home, operations batch, bool in_front);
     void depart(operations& from, operations::iterator it, operations& batch);
+    suspicion const* suspicion_of(agent_id agent) const;
+    void put_busy(operations one, time_point due);
+    void set_due(agent_id agent, time_point due);
+    void forget_busy(agent_id agent);
+    void take_busy_of(agent_id agent, std::size_t limit, operations& batch);
+    operations take_delayed(lane_queue& lane);
+    operations take_due(std::size_t limit);
 
     mutable std::mutex mutex_;
     std::vector<lane_queue> lanes_;
-    std::map<agent_id, busy_agent> busy_;
+    std::unordered_map<agent_id, busy_agent> busy_;
+    std::set<std::pair<time_point, agent_id>> due_; // the agents in busy_
+    std::map<agent_id, suspicion> suspects_;
+    bool suspect_next_ = false; // whose turn it is when both are due
     std::condition_variable busy_changed_;
     std::condition_variable released_;
     std::size_t busy_count_ = 0;

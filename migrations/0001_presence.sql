@@ -351,6 +351,8 @@ END $$;
 -- renewals stops ticks too. A tick after a gap (lease time stood still), or after the clock went
 -- backwards, gives every lease one stale_after more. It waits for no row: somebody who holds the
 -- node's row or the clock's stops neither the renewal nor, in the first case, the tick.
+-- Returns when the newest tick landed, whosever; NULL when none ever did. Lease time stands still
+-- while that is long ago.
 CREATE FUNCTION presenced_tick(
     node_name text, boot text, node_version text, judge_for interval, vouches text[])
 RETURNS timestamptz
@@ -371,7 +373,8 @@ BEGIN
         VALUES (node_name, boot, node_version, at, at, vouches)
         ON CONFLICT (node, boot_id) DO NOTHING;
     END IF;
-    -- Locked means that another node is ticking right now, and its tick is as good as ours.
+    -- Locked: another node is ticking right now, and its tick is as good as ours; or somebody
+    -- holds the row, which shows in the age of the tick before.
     PERFORM FROM presence_clock FOR NO KEY UPDATE SKIP LOCKED;
     IF FOUND THEN
         at := clock_timestamp();
@@ -382,13 +385,14 @@ BEGIN
                                  THEN at + c.stale_after
                                  ELSE least(c.amnesty_until, at + c.stale_after) END;
     END IF;
-    RETURN at;
+    RETURN (SELECT nullif(c.ticked_at, '-infinity') FROM presence_clock c);
 END $$;
 
 -- Renews leases by token, all with one reading of the clock, and ticks if judge_for is given.
 --   skip_locked  false: waits for a locked row, up to lock_timeout.
 --                true: passes over rows that somebody else holds, and returns them in `held`.
 -- missing: tokens that have no row any more. A removed row is never brought back.
+-- ticked_at: as presenced_tick returns it.
 --
 -- Rows are locked in the order of their tokens whatever the order of the array: an index scan
 -- with = ANY goes through the index from left to right. A bitmap scan would go in heap order, and
@@ -396,7 +400,7 @@ END $$;
 CREATE FUNCTION presenced_renew(
     agent_ids bigint[], tokens text[], skip_locked boolean,
     node_name text, boot text, node_version text, judge_for interval, vouches text[],
-    OUT at timestamptz, OUT missing text[], OUT held text[])
+    OUT at timestamptz, OUT missing text[], OUT held text[], OUT ticked_at timestamptz)
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
 SET jit = off AS $$
@@ -427,7 +431,7 @@ BEGIN
         END IF;
     END IF;
     IF judge_for IS NOT NULL THEN
-        PERFORM presenced_tick(node_name, boot, node_version, judge_for, vouches);
+        ticked_at := presenced_tick(node_name, boot, node_version, judge_for, vouches);
     END IF;
 END $$;
 
@@ -498,15 +502,22 @@ BEGIN
     SELECT w.wrong, w.newest FROM presenced_astray(cutoff, presenced_vouched(at)) w INTO wanted, newest;
 
     -- A clock that was stepped back leaves leases in the future; they would outlive their clients.
+    -- Nodes, too, whose vouching would outlive them.
     IF newest > at + interval '1 second' THEN
         UPDATE agent_subscriptions s SET last_seen_at = at
         WHERE s.token = ANY (ARRAY(
             SELECT f.token FROM agent_subscriptions f
-            WHERE f.last_seen_at > at + interval '1 second'
-            ORDER BY f.token LIMIT row_limit FOR NO KEY UPDATE SKIP LOCKED));
+            WHERE f.token = ANY (ARRAY(SELECT o.token FROM agent_subscriptions o
+                                       WHERE o.last_seen_at > at + interval '1 second'
+                                       ORDER BY random() LIMIT row_limit))
+            ORDER BY f.token FOR NO KEY UPDATE SKIP LOCKED));
         GET DIAGNOSTICS done = ROW_COUNT;
         is_full := done >= row_limit;
     END IF;
+    UPDATE nodes n SET ticked_at = at
+    WHERE (n.node, n.boot_id) IN (SELECT f.node, f.boot_id FROM nodes f
+                                  WHERE f.ticked_at > at + interval '1 second'
+                                  FOR NO KEY UPDATE SKIP LOCKED);
 
     IF cardinality(wanted) > row_limit THEN
         is_full := true;

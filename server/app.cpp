@@ -153,6 +153,7 @@ private:
     steady::time_point left_at_{};
     steady::time_point deadline_{};
     std::size_t portion_ = 0;
+    int drained_code_ = 0;
     int exit_code_ = 0;
 };
 
@@ -282,8 +283,15 @@ void app::watch() {
         if (ec) {
             return;
         }
+        auto const health = store_->health();
+        if (health.stale_after_changed) {
+            spdlog::error("app leaves reason=\"{}\"", health.unfit);
+            drained_code_ = 1;
+            leave();
+            return;
+        }
         // Three looks in a row: after a stop of the whole process the first one says nothing.
-        auto const away = store_->health().unreachable_for;
+        auto const away = health.unreachable_for;
         cut_off_checks_ = away > node_.timings.unreachable_limit ? cut_off_checks_ + 1 : 0;
         if (cut_off_checks_ >= 3 && standing() > 0) {
             if (cut_off_checks_ == 3) {
@@ -309,7 +317,9 @@ void app::await_signal() {
             spdlog::info("app stopping signal={} connections={} leases={}", name, standing(),
                          held());
             await_signal();
-            leave();
+            if (node_.phase.load() <= node_phase::serving) { // else it is leaving already
+                leave();
+            }
         } else {
             spdlog::warn("app stopping at once signal={}", name);
             finish(1);
@@ -352,7 +362,7 @@ void app::send_away() {
         auto const took =
             std::chrono::duration_cast<std::chrono::milliseconds>(steady::now() - left_at_);
         spdlog::info("app drained took={}", show_duration(took));
-        finish(0);
+        finish(drained_code_);
         return;
     }
     if (steady::now() >= deadline_) {

@@ -149,7 +149,7 @@ struct metrics::figures : registered {
     Gauge& oldest_renewal = gauge("presenced_oldest_renewal_seconds",
                                   "Age of the oldest renewal that waits for the database.");
     Gauge& since_tick = gauge("presenced_last_tick_age_seconds",
-                              "Since this node last renewed or ticked; -1 before the first.");
+                              "Since the newest tick landed, of any node; -1 before the first.");
     Gauge& since_sweep = gauge("presenced_last_sweep_age_seconds",
                                "Since this node last swept; -1 if it did not. One node does.");
     Gauge& log_dropped =

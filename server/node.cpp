@@ -18,11 +18,15 @@ std::string node::why_not_ready() const {
     if (!health.reachable || !health.writable) {
         return health.problem.empty() ? "database not reachable yet" : health.problem;
     }
+    if (!health.unfit.empty()) {
+        return health.unfit;
+    }
     if (health.since_tick > timings.judge_window()) {
-        return "renewals are not getting through: the last one committed " +
+        return "ticks are not getting through, and lease time stands still: the last one landed " +
                (health.since_tick == std::chrono::milliseconds::max()
                     ? std::string{"never"}
-                    : show_duration(health.since_tick) + " ago");
+                    : show_duration(health.since_tick) + " ago") +
+               "; pg_locks shows who holds agent_subscriptions or presence_clock";
     }
     return {};
 }

@@ -4,6 +4,11 @@
 #include <csignal>
 #include <thread>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 using namespace presenced;
 using namespace presenced::tests;
 
@@ -11,6 +16,36 @@ namespace {
 
 std::string quoted(lease_token const& token) {
     return "'" + std::string{token.view()} + "'";
+}
+
+// A trigger of somebody else's that does `action` to rows for which `condition` holds.
+void raise_on(world& w, std::string const& event, std::string const& condition,
+              std::string const& action) {
+    w.sql.query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF " +
+                condition + " THEN " + action +
+                "; END IF; RETURN NEW; END $$;"
+                "CREATE TRIGGER refuse BEFORE " +
+                event + " ON agent_subscriptions FOR EACH ROW EXECUTE FUNCTION refuse()");
+}
+
+// While `push` asks for them, these agents are held, so that what is asked for gathers in the busy
+// lane and leaves it together.
+template <class Push>
+void holding_agents(world& w, node& a, std::string const& agents, Push push) {
+    sql_session holder{w.conninfo};
+    holder.query("BEGIN; SELECT FROM agents WHERE id IN (" + agents + ") FOR UPDATE");
+    auto const before = a.box.answered();
+    push();
+    auto const busy = [&] {
+        std::size_t depth = 0;
+        for (auto const& q : a.store->health().queues) {
+            depth += q.lane == std::string_view{"transition"} ? q.depth : 0;
+        }
+        return depth == 0;
+    };
+    REQUIRE(eventually(busy));
+    REQUIRE(a.box.answered() == before);
+    holder.query("COMMIT");
 }
 
 } // namespace
@@ -101,27 +136,98 @@ TEST_CASE("a release that the database refuses is kept and done when it can be",
     CHECK(w.rows() == 1);
 }
 
-TEST_CASE("P9: what always fails for a reason of its own does not stop the lane", "[db][fault]") {
+TEST_CASE("P9: what a trigger refuses stays alone, and costs nobody the connection",
+          "[db][fault]") {
     world w;
-    w.sql.query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-                "IF NEW.session_id = 'poison' THEN RAISE EXCEPTION 'no'; END IF; "
-                "RETURN NEW; END $$;"
-                "CREATE TRIGGER refuse BEFORE INSERT ON agent_subscriptions "
-                "FOR EACH ROW EXECUTE FUNCTION refuse()");
+    raise_on(w, "INSERT", "NEW.session_id = 'poison'", "RAISE EXCEPTION 'no'");
     node a{w.conninfo};
     REQUIRE(a.is_up());
+    auto const sessions = w.backends("true");
     auto const token = a.token();
     auto const poison = a.acquire(4, token, 1, "poison");
+    // It was refused alone before, so whatever comes now never shares a batch with it.
+    REQUIRE(eventually([&] { return a.failures.of("transition") > 0; }));
     std::vector<std::uint64_t> good;
-    for (int i = 0; i < 5; ++i) {
-        good.push_back(a.acquire(4, a.token()));
+    for (int i = 0; i < 500; ++i) {
+        good.push_back(a.acquire(i % 2 == 0 ? 4 : 6, a.token()));
     }
     for (auto const key : good) {
-        CHECK(a.got(key, lease_outcome::acquired, 20s));
+        CHECK(a.got(key, lease_outcome::acquired));
     }
+    CHECK(a.failures.of("transition") < 10);
+    CHECK(a.box.outcomes(poison).empty());
+    CHECK(w.backends("true") == sessions);
+    CHECK(a.is_up());
+
+    // In one batch with others it costs a few calls.
+    holding_agents(w, a, "4, 6", [&] {
+        good.clear();
+        for (int i = 0; i < 100; ++i) {
+            good.push_back(a.acquire(4, a.token(), 1, i == 50 ? "poison" : "fine"));
+        }
+    });
+    for (std::size_t i = 0; i < good.size(); ++i) {
+        if (i != 50) {
+            CHECK(a.got(good[i], lease_outcome::acquired));
+        }
+    }
+    CHECK(a.box.outcomes(good[50]).empty());
     a.store->abandon(4, token);
     CHECK(a.got(poison, lease_outcome::abandoned));
-    CHECK(w.rows() == 5);
+    w.sql.query("DROP TRIGGER refuse ON agent_subscriptions");
+    CHECK(a.got(good[50], lease_outcome::acquired));
+    CHECK(w.rows() == 600);
+}
+
+TEST_CASE("P9: an agent whose calls take too long delays the others once, and then only itself",
+          "[db][fault]") {
+    world w;
+    raise_on(w, "INSERT", "NEW.agent_id = 3", "PERFORM pg_sleep(60)");
+    node a{w.conninfo, "a", {}, 500ms};
+    REQUIRE(a.is_up());
+    // 3 and 5 share a lane.
+    auto const began = std::chrono::steady_clock::now();
+    std::vector<std::uint64_t> stuck{a.acquire(3, a.token())};
+    REQUIRE(a.got(a.acquire(5, a.token()), lease_outcome::acquired));
+    for (int i = 0; i < 30; ++i) {
+        stuck.push_back(a.acquire(3, a.token()));
+        REQUIRE(a.got(a.acquire(5, a.token()), lease_outcome::acquired));
+    }
+    // Once in the lane, once in the busy lane, and then every tenth of the time.
+    CHECK(a.failures.of("transition") <= 2 + (std::chrono::steady_clock::now() - began) / 5s);
+    for (auto const key : stuck) {
+        CHECK(a.box.outcomes(key).empty());
+    }
+    CHECK(a.is_up());
+    w.sql.query("DROP TRIGGER refuse ON agent_subscriptions");
+    for (auto const key : stuck) {
+        CHECK(a.got(key, lease_outcome::acquired));
+    }
+    // It is trusted again.
+    CHECK(a.got(a.acquire(3, a.token()), lease_outcome::acquired));
+    CHECK(w.rows() == 63);
+}
+
+TEST_CASE("P9: a batch in which one agent takes too long: the others follow at once",
+          "[db][fault]") {
+    world w;
+    raise_on(w, "INSERT", "NEW.agent_id = 3", "PERFORM pg_sleep(60)");
+    node a{w.conninfo, "a", {}, 500ms};
+    REQUIRE(a.is_up());
+    auto const began = std::chrono::steady_clock::now();
+    std::vector<std::uint64_t> good;
+    std::uint64_t stuck = 0;
+    holding_agents(w, a, "1, 3, 5, 7, 9", [&] {
+        stuck = a.acquire(3, a.token());
+        for (int i = 0; i < 100; ++i) {
+            good.push_back(a.acquire(5 + i % 3 * 2, a.token()));
+        }
+    });
+    for (auto const key : good) {
+        CHECK(a.got(key, lease_outcome::acquired));
+    }
+    CHECK(a.failures.of("transition") <= 3 + (std::chrono::steady_clock::now() - began) / 5s);
+    CHECK(a.box.outcomes(stuck).empty());
 }
 
 TEST_CASE("P6: a backend killed in the middle of a batch: one row after the retry", "[db][fault]") {
@@ -353,6 +459,7 @@ TEST_CASE("a read-only server: nothing is refused, and all is done once it is wr
           "[db][fault]") {
     world w;
     node a{w.conninfo};
+    REQUIRE(a.is_up());
     auto const token = a.token();
     REQUIRE(a.got(a.acquire(3, token), lease_outcome::acquired));
     auto const database = w.sql.value("SELECT current_database()");
@@ -363,7 +470,7 @@ TEST_CASE("a read-only server: nothing is refused, and all is done once it is wr
     auto const unwanted = a.acquire(5, unwanted_token);
     auto const release = a.release(3, token);
     REQUIRE(eventually([&] { return !a.store->health().writable; }));
-    CHECK(a.store->health().problem == "the server is read-only");
+    CHECK(eventually([&] { return a.store->health().problem == "the server is read-only"; }));
     CHECK(eventually([&] { return a.store->health().reachable; }));
     a.store->abandon(5, unwanted_token);
     CHECK(a.box.outcomes(acquire).empty());
@@ -403,6 +510,72 @@ TEST_CASE("a connection that hangs is given up and replaced", "[db][fault]") {
     // The frozen ones had been told to end, and what they were sent is late.
     CHECK(eventually([&] { return w.backends("true").size() == 6; }));
     CHECK(w.rows() == 2);
+}
+
+namespace {
+
+// Takes connections and never says a word; once `full`, does not even take them.
+struct black_hole {
+    explicit black_hole(bool full)
+        : listener{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)} {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t size = sizeof address;
+        auto* const generic = reinterpret_cast<sockaddr*>(&address);
+        if (::bind(listener, generic, size) != 0 || ::listen(listener, full ? 0 : 100) != 0 ||
+            ::getsockname(listener, generic, &size) != 0) {
+            throw std::runtime_error{"no black hole"};
+        }
+        port = ntohs(address.sin_port);
+        for (int i = 0; full && i < 4; ++i) {
+            clients.push_back(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+            ::connect(clients.back(), generic, size);
+        }
+    }
+    ~black_hole() {
+        for (int const fd : clients) {
+            ::close(fd);
+        }
+        ::close(listener);
+    }
+    int listener;
+    int port = 0;
+    std::vector<int> clients;
+};
+
+} // namespace
+
+TEST_CASE("connect: a host that says nothing is given up, and the next one tried",
+          "[db][connect]") {
+    world w;
+    black_hole const hole{GENERATE(false, true)};
+    auto const port = w.sql.value("SELECT current_setting('port')");
+    auto const database = w.sql.value("SELECT current_database()");
+    node a{"postgresql://postgres@127.0.0.1:" + std::to_string(hole.port) + ",127.0.0.1:" + port +
+           "/" + database + "?connect_timeout=1&target_session_attrs=read-write"};
+    REQUIRE(a.is_up(20s));
+    CHECK(a.got(a.acquire(3, a.token()), lease_outcome::acquired));
+    // A standby is preferred, there is none, and the primary does.
+    node b{"postgresql://postgres@127.0.0.1:" + port + "/" + database +
+           "?target_session_attrs=prefer-standby"};
+    CHECK(b.is_up(20s));
+}
+
+TEST_CASE("connect: a database that says nothing is named, and holds up no stop", "[db][connect]") {
+    black_hole const hole{GENERATE(false, true)};
+    auto const port = std::to_string(hole.port);
+    auto const at = "host=127.0.0.1,127.0.0.1 port=" + port + "," + port;
+    node a{at + " connect_timeout=1"};
+    REQUIRE(eventually([&] {
+        return a.store->health().problem ==
+               "no answer from 127.0.0.1 port " + port + " within 1000 ms";
+    }));
+    CHECK_FALSE(a.store->health().reachable);
+    node b{at + " connect_timeout=600"};
+    auto const began = std::chrono::steady_clock::now();
+    b.store->stop(began);
+    CHECK(std::chrono::steady_clock::now() - began < 5s); // and not twice 600, nor twice 30
 }
 
 TEST_CASE("stop: a database that is away does not hold it up, and what is left is counted",

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "db/postgres_store.hpp"
+#include "tests/db/roles.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/postgres.hpp"
 
@@ -80,6 +81,25 @@ private:
     std::vector<std::vector<db::token_id>> ended_;
 };
 
+// Counts calls that failed.
+class failure_counter final : public db::observer {
+public:
+    void statement(std::string_view name, std::chrono::nanoseconds /*took*/,
+                   bool succeeded) override {
+        std::lock_guard const lock{mutex_};
+        failures_[std::string{name}] += succeeded ? 0 : 1;
+    }
+    int of(std::string const& name) const {
+        std::lock_guard const lock{mutex_};
+        auto const found = failures_.find(name);
+        return found == failures_.end() ? 0 : found->second;
+    }
+
+private:
+    mutable std::mutex mutex_;
+    std::map<std::string, int> failures_;
+};
+
 inline lease_token make_token(std::string const& prefix, unsigned long number) {
     char text[32];
     std::snprintf(text, sizeof text, "%s-%022lu", prefix.c_str(), number);
@@ -104,15 +124,16 @@ inline presence::settings quick() {
 class node {
 public:
     explicit node(std::string const& conninfo, std::string name = "a",
-                  presence::settings timings = {})
+                  presence::settings timings = {}, std::chrono::milliseconds call_timeout = 3s)
         : name_{std::move(name)} {
         db::postgres_options options;
-        options.conninfo = conninfo;
+        options.conninfo = as_server(conninfo);
         options.node = name_;
         options.boot_id = name_ + "-boot";
         options.version = "test";
         options.timings = timings;
-        store = db::make_postgres_store(std::move(options), silent_);
+        options.call_timeout = call_timeout;
+        store = db::make_postgres_store(std::move(options), failures);
         store->subscribe_to_outages(box);
     }
 
@@ -158,12 +179,9 @@ public:
     lease_token token() { return make_token(name_, ++tokens_); }
     std::string const& name() const { return name_; }
 
+    // These outlive the store.
     inbox box;
-
-private:
-    db::observer silent_; // must outlive the store, as the mailbox
-
-public:
+    failure_counter failures;
     std::unique_ptr<db::store> store;
 
 private:

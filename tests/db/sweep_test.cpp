@@ -31,15 +31,42 @@ TEST_CASE("P1: flags that disagree with the rows are put right within a sweep", 
 }
 
 TEST_CASE("P9: the sweep passes over an agent that somebody holds", "[db][sweep]") {
-    world w{quick()};
-    node a{w.conninfo, "a", quick()};
+    presence::settings often;
+    often.sweep = 200ms;
+    world w{often};
+    node a{w.conninfo, "a", often};
     REQUIRE(a.is_up());
     sql_session holder{w.conninfo};
-    holder.query("BEGIN; SELECT 1 FROM agents WHERE id = 3 FOR UPDATE");
-    w.sql.query("INSERT INTO agent_subscriptions (agent_id, token) VALUES (4, 'by hand')");
+    holder.query("BEGIN; SELECT 1 FROM agents WHERE id = 3 FOR NO KEY UPDATE");
+    // Both need the sweep, and it comes to the one that is held first.
+    w.sql.query(
+        "INSERT INTO agent_subscriptions (agent_id, token) VALUES (3, 'held'), (4, 'free')");
     CHECK(eventually([&] { return w.flag(4); }, 5s));
-    holder.query("UPDATE agents SET routing_active = true WHERE id = 3; COMMIT");
-    CHECK(eventually([&] { return !w.flag(3); }, 5s));
+    CHECK_FALSE(w.flag(3));
+    CHECK(a.failures.of("sweep") == 0);
+    holder.query("COMMIT");
+    CHECK(eventually([&] { return w.flag(3); }, 5s));
+}
+
+TEST_CASE("P9: an agent to which nothing can be done does not stop the sweep", "[db][sweep]") {
+    presence::settings often;
+    often.sweep = 200ms;
+    world w{often};
+    auto const action = GENERATE("RAISE EXCEPTION 'no'", "PERFORM pg_sleep(60)");
+    w.sql.query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "IF NEW.id = 3 THEN " +
+                std::string{action} +
+                "; END IF; RETURN NEW; END $$;"
+                "CREATE TRIGGER refuse BEFORE UPDATE ON agents "
+                "FOR EACH ROW EXECUTE FUNCTION refuse()");
+    node a{w.conninfo, "a", often, 200ms};
+    REQUIRE(a.is_up());
+    w.sql.query("INSERT INTO agent_subscriptions (agent_id, token) "
+                "SELECT id, 'by hand ' || id FROM agents");
+    CHECK(eventually(
+        [&] { return w.sql.number("SELECT count(*) FROM agents WHERE routing_active") == 8; }));
+    CHECK_FALSE(w.flag(3));
+    CHECK(a.is_up());
 }
 
 TEST_CASE("old transitions are trimmed", "[db][sweep]") {

@@ -1,0 +1,69 @@
+// A running node whose database is there, and is not what it was.
+#include "tests/support/catch.hpp"
+#include "tests/support/world.hpp"
+
+using namespace presenced::tests;
+
+namespace {
+
+bool has(std::string const& text, std::string const& part) {
+    return text.find(part) != text.npos;
+}
+
+bool says(node const& n, std::string const& part) {
+    auto const answer = n.get("/readyz");
+    return answer.status == 503 && has(answer.body, part);
+}
+
+} // namespace
+
+TEST_CASE("a node whose schema is migrated past it is not ready, says so, and goes on serving") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    w.sql().query("INSERT INTO presenced_migrations (number, name, oldest_binary) "
+                  "VALUES (9998, '9998_more', '0.0.1')");
+    w.sql().query("INSERT INTO presenced_migrations (number, name, oldest_binary) "
+                  "VALUES (9999, '9999_much_more', '99.0.0')");
+    REQUIRE(eventually([&] { return says(*n, "9999_much_more needs presenced 99.0.0"); }));
+    CHECK(n->log_has("database does not fit"));
+    CHECK(n->get("/healthz").status == 200);
+    CHECK(w.is_active(agent));
+    w.sql().query("DELETE FROM presenced_migrations WHERE number = 9999");
+    CHECK(eventually([&] { return n->get("/readyz").status == 200; }));
+    CHECK(w.rows(agent) == 1);
+}
+
+TEST_CASE("a node that finds another stale_after recorded than it runs with drains and ends") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    // As migrate does while this node is cut off.
+    w.sql().query("UPDATE presence_clock SET stale_after = interval '9 seconds'");
+    CHECK(n->wait() == 1);
+    CHECK(n->log_has("stale_after is 9000ms in the database, and this node runs with 4500ms"));
+    CHECK(c->next() == "disconnect server_restart reconnect:true");
+    CHECK(w.rows() == 0);
+    CHECK(w.transitions(agent) == "on subscribed, off disconnected");
+}
+
+TEST_CASE("somebody who holds the clock's row stops lease time, and /readyz and metrics tell") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    auto holder = w.another_session();
+    holder.query("BEGIN; SELECT FROM presence_clock FOR UPDATE");
+    REQUIRE(eventually([&] { return says(*n, "lease time stands still"); }));
+    CHECK(has(n->get("/readyz").body, "presence_clock"));
+    CHECK(n->metric("presenced_last_tick_age_seconds") >= 1);
+    auto const renewed = n->metric("presenced_renewals_total{result=\"renewed\"}");
+    CHECK(eventually(
+        [&] { return n->metric("presenced_renewals_total{result=\"renewed\"}") > renewed; }));
+    holder.query("ROLLBACK");
+    CHECK(eventually([&] { return n->get("/readyz").status == 200; }));
+    CHECK(n->metric("presenced_last_tick_age_seconds") < 1);
+    CHECK(w.rows(agent) == 1);
+}
