@@ -72,8 +72,11 @@ public:
     void check(db::check_request) override {}
     void subscribe_to_outages(db::mailbox&) override {}
     db::store_health health() const override {
-        return {
-            .reachable = true, .writable = true, .problem = {}, .since_tick = 0ms, .queues = {}};
+        db::store_health well;
+        well.reachable = true;
+        well.writable = true;
+        well.since_tick = 0ms;
+        return well;
     }
     std::size_t stop(std::chrono::steady_clock::time_point) override { return 0; }
 
