@@ -22,7 +22,8 @@ constexpr double worth_noting = 0.02;
 std::map<std::string, long> waited_by_thread(pid_t pid) {
     std::map<std::string, long> waited;
     std::error_code gone;
-    for (auto const& entry : fs::directory_iterator{"/proc/" + std::to_string(pid) + "/task", gone}) {
+    for (auto const& entry :
+         fs::directory_iterator{"/proc/" + std::to_string(pid) + "/task", gone}) {
         std::ifstream file{entry.path() / "schedstat"};
         long ran = 0;
         long wait = 0;
@@ -85,7 +86,8 @@ void canary::read_schedules() {
             double longest = 0;
             if (last.first == pid) {
                 for (auto const& [thread, wait] : now) {
-                    longest = std::max(longest, static_cast<double>(wait - last.second[thread]) / 1e9);
+                    longest =
+                        std::max(longest, static_cast<double>(wait - last.second[thread]) / 1e9);
                 }
             }
             last = {pid, std::move(now)};

@@ -46,10 +46,12 @@ int run(stage_options const& options, milliseconds length) {
     // From here on nothing is wrong any more, and soon everything has to be well.
     log.write("calm");
     auto const calm = steady::now();
-    if (!eventually([&] {
-            everything.look_after_nodes();
-            return everything.all_ready() && since(calm) > 6s;
-        }, patience)) {
+    if (!eventually(
+            [&] {
+                everything.look_after_nodes();
+                return everything.all_ready() && since(calm) > 6s;
+            },
+            patience)) {
         log.write("not_ready");
     }
     everything.clients_leave();
@@ -61,8 +63,7 @@ int run(stage_options const& options, milliseconds length) {
 }
 
 void show_plan(stage_options const& options, milliseconds length) {
-    for (auto const& f :
-         make_plan(options.seed, length, {options.nodes, options.processes, 12})) {
+    for (auto const& f : make_plan(options.seed, length, {options.nodes, options.processes, 12})) {
         std::cout << static_cast<double>(f.at.count()) / 1e3 << " s  " << f.kind << ' ' << f.target
                   << "  for " << static_cast<double>(f.length.count()) / 1e3 << " s\n";
     }

@@ -358,10 +358,9 @@ int run_clients(std::string const& plan) {
     std::minstd_rand random{p.at("seed").get<unsigned>()};
     std::vector<std::unique_ptr<guest>> guests;
     for (auto const& c : p.at("clients")) {
-        guests.push_back(std::make_unique<guest>(around, c.at("id").get<int>(),
-                                                 c.at("agents").get<std::vector<std::int64_t>>(),
-                                                 c.at("resident").get<bool>(),
-                                                 static_cast<unsigned>(random())));
+        guests.push_back(std::make_unique<guest>(
+            around, c.at("id").get<int>(), c.at("agents").get<std::vector<std::int64_t>>(),
+            c.at("resident").get<bool>(), static_cast<unsigned>(random())));
         guests.back()->connect();
     }
     punctuality clock{around};
@@ -369,8 +368,8 @@ int run_clients(std::string const& plan) {
     asio::steady_timer look{io};
     auto const deadline = std::make_shared<steady::time_point>();
     std::function<void()> check = [&] {
-        auto const gone = std::all_of(guests.begin(), guests.end(),
-                                      [](auto const& g) { return g->is_gone(); });
+        auto const gone =
+            std::all_of(guests.begin(), guests.end(), [](auto const& g) { return g->is_gone(); });
         if (gone || steady::now() > *deadline) {
             io.stop();
             return;

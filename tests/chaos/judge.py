@@ -783,6 +783,10 @@ class Judge:
         if ended is not None and ended <= self.snap_ends[i] or touches(
                 (self.trouble(session), self.sick[session.n]), sub.t, t):
             return
+        # The server's own verdict removes the row first, and is heard of later.
+        if session.disconnect is not None and session.disconnect[0] <= (
+                self.snap_ends[i] + PROMPT + self.stalled(self.who(session), t, t + 2)):
+            return
         self.blame("P6", t, f"subscription {sub.u} of agent {sub.a} was confirmed at "
                             f"{sub.confirmed:.3f} and has no row at {t:.3f}")
 

@@ -413,6 +413,18 @@ class Promises(unittest.TestCase):
         h.run(3)
         self.assertEqual(h.broken(), ["P6"])
 
+    def test_p6_a_verdict_is_heard_of_after_its_row_has_gone(self):
+        h = History()
+        h.run(1)
+        h.at(0.5, "revoked", k=0)
+        h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
+        h.at(1.03, "confirm", s="1.1", u="1.1")
+        h.run(1.3)
+        h.at(1.4, "disconnect", s="1.1", reason="token_expired", reconnect=False)
+        h.run(3)
+        self.assertEqual(h.broken(), [])
+
     def test_p6_two_rows_of_one_subscription(self):
         h = self.good()
         h.put("second")

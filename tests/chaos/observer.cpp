@@ -67,7 +67,9 @@ void observer::look(sql_session& sql) {
     auto const table = sql.query(question);
     auto const number = ++snapshots_;
     json snap = {{"t1", log_.now()}};
-    auto const note = [&snap](char const* key, json value) { snap[key].push_back(std::move(value)); };
+    auto const note = [&snap](char const* key, json value) {
+        snap[key].push_back(std::move(value));
+    };
     for (auto const& r : table) {
         if (r[0] == "row") {
             auto const [it, is_new] = leases_.try_emplace(r[1], lease{r[5], number});

@@ -30,6 +30,7 @@ constexpr std::array deck{
     card{"node_drained", place::node, 3'200ms, 4'500ms},
     card{"node_clock", place::node, 1'000ms, 4'000ms},
     card{"clients_killed", place::process, 100ms, 2'000ms},
+    card{"exodus", place::process, 100ms, 2'000ms},
     card{"clients_frozen", place::process, 500ms, 7'000ms},
     card{"door_delay", place::door, 500ms, 4'000ms},
     card{"door_cut", place::door, 10ms, 20ms},
@@ -133,14 +134,17 @@ int targets(place where, stage_size const& size) {
 std::vector<fault> make_plan(unsigned seed, milliseconds length, stage_size const& size) {
     std::mt19937 random{seed};
     // Not std::uniform_int_distribution, which is another one in every library.
-    auto const pick = [&](std::int64_t n) { return static_cast<std::int64_t>(random()) % n; };
+    auto const pick = [&](std::int64_t n) {
+        return static_cast<std::int64_t>(random()) % n;
+    };
     std::vector<fault> faults;
     std::vector<planned> taken;
     std::deque<card> cards;
     auto const shuffle_in = [&] {
         std::vector<card> fresh{deck.begin(), deck.end()};
         for (auto i = fresh.size(); i > 1; --i) {
-            std::swap(fresh[i - 1], fresh[static_cast<std::size_t>(pick(static_cast<std::int64_t>(i)))]);
+            std::swap(fresh[i - 1],
+                      fresh[static_cast<std::size_t>(pick(static_cast<std::int64_t>(i)))]);
         }
         cards.insert(cards.end(), fresh.begin(), fresh.end());
     };

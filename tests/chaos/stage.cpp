@@ -27,8 +27,7 @@ std::uint16_t port_to_keep(std::uint16_t& from) {
         address.sin_family = AF_INET;
         address.sin_port = htons(from);
         address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        bool const is_free =
-            ::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+        bool const is_free = ::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
         ::close(fd);
         if (is_free) {
             return from++;
@@ -92,10 +91,12 @@ stage::stage(stage_options options)
         set_clock(i, i == 1 ? options_.seed + 1 : 0); // one is wrong from the start
         start_node(i);
     }
-    if (!eventually([this] {
-            look_after_nodes();
-            return all_ready();
-        }, patience)) {
+    if (!eventually(
+            [this] {
+                look_after_nodes();
+                return all_ready();
+            },
+            patience)) {
         throw std::runtime_error{"the nodes do not get ready"};
     }
     troupes_.resize(static_cast<std::size_t>(options_.processes));
@@ -128,9 +129,9 @@ void stage::replace_functions(std::string const& path) {
         if (end == text.npos || (next != text.npos && next < end)) {
             continue; // a function in SQL
         }
-        world_->sql().query("CREATE OR REPLACE FUNCTION " +
-                            text.substr(at + opening.size(),
-                                        end + closing.size() - at - opening.size()));
+        world_->sql().query(
+            "CREATE OR REPLACE FUNCTION " +
+            text.substr(at + opening.size(), end + closing.size() - at - opening.size()));
     }
 }
 
@@ -207,8 +208,8 @@ void stage::look_after_nodes() {
             log_.write("crash", {{"n", i},
                                  {"boot", n.boots},
                                  {"code", *code},
-                                 {"log", text.substr(text.size() - std::min<std::size_t>(
-                                                                       text.size(), 3'000))}});
+                                 {"log", text.substr(text.size() -
+                                                     std::min<std::size_t>(text.size(), 3'000))}});
             std::cerr << n.name << " ended by itself, code " << *code << ":\n" << text;
             ++casualties_;
             n.process.reset();
@@ -254,18 +255,17 @@ void stage::start_clients(int slot) {
         }
         clients.push_back({{"id", id}, {"agents", agents}, {"resident", resident}});
     }
-    json const plan{
-        {"history", options_.history},
-        {"start_us", std::chrono::duration_cast<std::chrono::microseconds>(
-                         log_.start().time_since_epoch())
-                         .count()},
-        {"process", number},
-        {"seed", options_.seed * 7919U + static_cast<unsigned>(number)},
-        {"doors", doors},
-        {"tokens", tokens_},
-        {"clients", clients},
-        {"hot", hot_},
-        {"ping_ms", 300}};
+    json const plan{{"history", options_.history},
+                    {"start_us", std::chrono::duration_cast<std::chrono::microseconds>(
+                                     log_.start().time_since_epoch())
+                                     .count()},
+                    {"process", number},
+                    {"seed", options_.seed * 7919U + static_cast<unsigned>(number)},
+                    {"doors", doors},
+                    {"tokens", tokens_},
+                    {"clients", clients},
+                    {"hot", hot_},
+                    {"ping_ms", 300}};
     log_.write("clients", {{"p", number}, {"slot", slot}});
     t.processes = std::make_unique<process>(
         std::vector<std::string>{options_.self, "clients", plan.dump()}, environment{});
@@ -294,7 +294,8 @@ bool stage::is_empty() {
 
 void stage::nodes_leave() {
     for (int i = 0; i < options_.nodes; ++i) {
-        log_.write("fault", {{"kind", "node_drained"}, {"target", i}, {"id", "end" + std::to_string(i)}});
+        log_.write("fault",
+                   {{"kind", "node_drained"}, {"target", i}, {"id", "end" + std::to_string(i)}});
         end_node(i, SIGTERM, patience);
     }
 }
@@ -344,6 +345,20 @@ void stage::begin(fault const& f) {
         auto& t = troupes_[static_cast<std::size_t>(f.target)];
         log_.write(kind == "clients_killed" ? "killed" : "frozen", {{"p", t.incarnation}});
         t.processes->signal(kind == "clients_killed" ? SIGKILL : SIGSTOP);
+    } else if (kind == "exodus") {
+        // While nodes are releasing what these clients held, their connections break.
+        auto& t = troupes_[static_cast<std::size_t>(f.target)];
+        log_.write("killed", {{"p", t.incarnation}});
+        t.processes->signal(SIGKILL);
+        for (int cut = 0; cut < 4; ++cut) {
+            std::this_thread::sleep_for(std::chrono::microseconds{500 + f.choice % 2'500});
+            for (int i = 0; i < options_.nodes; ++i) {
+                json const what{{"kind", "wire_cut"}, {"target", i}, {"id", "exodus"}};
+                log_.write("fault", what);
+                nodes_[static_cast<std::size_t>(i)].wire->cut();
+                log_.write("over", what);
+            }
+        }
     } else if (kind == "door_delay") {
         n.door->delay(milliseconds{20 + f.choice % 300});
     } else if (kind == "door_cut") {
@@ -374,7 +389,8 @@ void stage::begin(fault const& f) {
     } else if (kind == "database_restarted") {
         database_.stop(postgres::shutdown::fast);
     } else if (kind == "database_stopped") {
-        database_.stop(f.choice % 2 == 0 ? postgres::shutdown::fast : postgres::shutdown::immediate);
+        database_.stop(f.choice % 2 == 0 ? postgres::shutdown::fast
+                                         : postgres::shutdown::immediate);
     } else if (kind == "database_crashed") {
         database_.stop(postgres::shutdown::immediate);
     } else if (kind == "backend_killed") {
@@ -390,11 +406,11 @@ void stage::begin(fault const& f) {
     } else if (kind == "rows_deleted") {
         json gone = json::array();
         auto const before = log_.now();
-        for (auto const& r :
-             by_hand("DELETE FROM agent_subscriptions WHERE token IN (SELECT token "
-                     "FROM agent_subscriptions" +
-                     any_order + "LIMIT " + number(f.choice, 1, 25) +
-                     " FOR UPDATE SKIP LOCKED) RETURNING token, agent_id, coalesce(session_id, '')")) {
+        for (auto const& r : by_hand(
+                 "DELETE FROM agent_subscriptions WHERE token IN (SELECT token "
+                 "FROM agent_subscriptions" +
+                 any_order + "LIMIT " + number(f.choice, 1, 25) +
+                 " FOR UPDATE SKIP LOCKED) RETURNING token, agent_id, coalesce(session_id, '')")) {
             gone.push_back({r[0], std::stol(r[1]), r[2]});
         }
         log_.write("deleted", {{"since", before}, {"rows", gone}});
@@ -438,7 +454,7 @@ void stage::end(fault const& f) {
         end_node(f.target, 0, 2s);
         set_clock(f.target, f.choice);
         start_node(f.target);
-    } else if (kind == "clients_killed") {
+    } else if (kind == "clients_killed" || kind == "exodus") {
         start_clients(f.target);
     } else if (kind == "clients_frozen") {
         auto& t = troupes_[static_cast<std::size_t>(f.target)];
@@ -452,13 +468,15 @@ void stage::end(fault const& f) {
                kind == "database_crashed") {
         database_.start();
     } else if (kind == "backend_killed") {
-        if (!eventually([this] {
-                try {
-                    return by_hand("SELECT 1").size() == 1;
-                } catch (std::runtime_error const&) {
-                    return false;
-                }
-            }, patience)) {
+        if (!eventually(
+                [this] {
+                    try {
+                        return by_hand("SELECT 1").size() == 1;
+                    } catch (std::runtime_error const&) {
+                        return false;
+                    }
+                },
+                patience)) {
             throw std::runtime_error{"PostgreSQL does not come back"};
         }
     } else if (kind == "database_frozen") {
@@ -470,7 +488,8 @@ void stage::end(fault const& f) {
                 "sha256(convert_to('" +
                 tokens_.at(static_cast<std::size_t>(f.target) + 1) + "', 'UTF8'))");
     }
-    log_.write("over", {{"kind", kind}, {"target", f.target}, {"id", std::to_string(f.at.count())}});
+    log_.write("over",
+               {{"kind", kind}, {"target", f.target}, {"id", std::to_string(f.at.count())}});
 }
 
 } // namespace presenced::tests

@@ -20,10 +20,10 @@
 namespace presenced::tests {
 
 struct stage_options {
-    std::string self;       // this program, which is the client processes' too
-    std::string history;    // path
+    std::string self;        // this program, which is the client processes' too
+    std::string history;     // path
     std::string wrong_clock; // path of the library that is preloaded into nodes
-    std::string functions;  // path of SQL whose functions replace those of the schema; or empty
+    std::string functions;   // path of SQL whose functions replace those of the schema; or empty
     unsigned seed = 0;
     int nodes = 3;
     int processes = 8;
@@ -84,9 +84,9 @@ private:
     history log_;
     postgres database_;
     std::unique_ptr<world> world_;
-    std::vector<std::int64_t> hot_;    // wanderers' agents
-    std::vector<std::int64_t> homes_;  // residents'
-    std::vector<std::int64_t> idle_;   // nobody's
+    std::vector<std::int64_t> hot_;   // wanderers' agents
+    std::vector<std::int64_t> homes_; // residents'
+    std::vector<std::int64_t> idle_;  // nobody's
     std::vector<std::string> tokens_;
     std::vector<place> nodes_;
     std::vector<troupe> troupes_;
