@@ -22,10 +22,10 @@ ALLOWED = {
 # library: (how its headers look, files that may include it)
 LIBRARIES = {
     "nlohmann_json": (r"nlohmann/", r"^(protocol/codec\.cpp|server/(commands\w*|log)\.cpp|tests/|bench/)"),
-    # Two headers of db/ show libpqxx, and are for its .cpp files alone.
+    # Three headers of db/ show libpqxx or libpq, and are for its .cpp files alone.
     "libpqxx": (r"(pqxx/|libpq-fe\.h)",
-                r"^(db/\w+\.cpp|db/(pqxx_port|command_session)\.hpp|tests/|bench/)"),
-    "a header with libpqxx": (r"db/(pqxx_port|command_session)\.hpp", r"^(db/\w+\.cpp|tests/)"),
+                r"^(db/\w+\.cpp|db/(pqxx_port|command_session|dialer)\.hpp|tests/|bench/)"),
+    "a header with libpqxx": (r"db/(pqxx_port|command_session|dialer)\.hpp", r"^(db/\w+\.cpp|tests/)"),
     "Asio": (r"boost/asio", r"^(server/|tests/|bench/)"),
     "Beast": (r"boost/beast",
               r"^(server/(asio_impl|websocket|http_session|cable_client|commands_health)\.cpp|"

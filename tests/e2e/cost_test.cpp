@@ -3,7 +3,8 @@
 // to whoever runs one. Instructions would say more, but need a processor's counters, which virtual
 // machines lack, or callgrind and a second build without sanitizers; allocations follow them.
 //
-// Bounds stand a tenth or more above what was measured when they were set, which stands beside them.
+// Bounds stand a tenth or more above what was measured when they were set, which stands beside
+// them.
 #include "bench/instant_store.hpp"
 #include "bench/swarm.hpp"
 #include "server/listener.hpp"
@@ -16,6 +17,7 @@
 #include <boost/asio/executor_work_guard.hpp>
 
 #include <atomic>
+#include <csignal>
 #include <iostream>
 #include <thread>
 
@@ -165,8 +167,7 @@ TEST_CASE("a ping costs a few small allocations") {
     auto const pings = all.now().pings;
     REQUIRE(all.run([&] { return all.now().pings - pings >= 5'000; }, steady::now() + 60s));
     auto const each = static_cast<double>(allocations.load() - count) / 5'000;
-    std::cout << "a ping with its share of native pings and renewals: " << each
-              << " allocations\n";
+    std::cout << "a ping with its share of native pings and renewals: " << each << " allocations\n";
     CHECK(each < 5); // 4.0
 }
 
@@ -202,7 +203,9 @@ TEST_CASE("subscribes that wait share transactions, renewals share statements an
     std::cout << "1,000 subscribes that waited: " << batches() - before << " transactions\n";
     CHECK(batches() - before < 14); // 8
 
-    auto const renewed = [&] { return n->metric("presenced_renewals_total{result=\"renewed\"}"); };
+    auto const renewed = [&] {
+        return n->metric("presenced_renewals_total{result=\"renewed\"}");
+    };
     auto const statements = [&] {
         return n->metric("presenced_database_seconds_count{statement=\"renew\"}");
     };
@@ -218,12 +221,35 @@ TEST_CASE("subscribes that wait share transactions, renewals share statements an
     std::cout << "a renewal: " << (statements() - first_statement) / rows << " statements, "
               << wal_bytes << " bytes of WAL\n";
     CHECK(statements() - first_statement < rows / 10); // rows / 50
-    CHECK(wal_bytes < 250); // 94
+    CHECK(wal_bytes < 250);                            // 94
 
+    // By one session alone: with others, one that is held up while it looks at the rows keeps their
+    // old versions from being pruned, which is the machine's doing.
+    n->signal(SIGKILL);
+    REQUIRE(n->wait());
+    REQUIRE(eventually([&] { // what they counted is in the statistics then
+        return w.sql().number("SELECT count(*) FROM pg_stat_activity WHERE datname = "
+                              "current_database() AND application_name = 'presenced'") == 0;
+    }));
     auto const updates = [&](std::string const& which) {
-        return w.sql().number("SELECT " + which + " FROM pg_stat_user_tables WHERE relname = "
-                                                  "'agent_subscriptions'");
+        return w.sql().number("SELECT " + which +
+                              " FROM pg_stat_user_tables WHERE relname = "
+                              "'agent_subscriptions'");
     };
-    REQUIRE(eventually([&] { return updates("n_tup_upd") >= 3 * static_cast<long>(agents.size()); }));
-    CHECK(updates("n_tup_hot_upd * 100 / n_tup_upd") >= 99);
+    auto const settled = [&] {
+        w.sql().query("SELECT pg_stat_force_next_flush()");
+        return updates("n_tup_upd");
+    };
+    auto const old_updates = settled();
+    auto const old_hot_updates = updates("n_tup_hot_upd");
+    for (int round = 0; round < 10; ++round) {
+        w.sql().query("SELECT presenced_renew(array_agg(agent_id ORDER BY token), "
+                      "array_agg(token ORDER BY token), false, '', '', '', NULL, '{}') "
+                      "FROM agent_subscriptions");
+    }
+    auto const made = 10 * static_cast<long>(agents.size());
+    REQUIRE(eventually([&] { return settled() - old_updates >= made; }));
+    auto const hot = updates("n_tup_hot_upd") - old_hot_updates;
+    std::cout << hot << " of " << made << " renewals are HOT\n";
+    CHECK(hot * 100 >= made * 99);
 }

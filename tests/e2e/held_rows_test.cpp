@@ -122,7 +122,8 @@ TEST_CASE("a row that somebody holds for long delays only itself") {
                          "WHERE session_id IS NULL") == sessions);
     CHECK(w.sql().number("SELECT count(*) FROM routing_transitions") == agent_count);
 
-    // Nobody waited for the lock, however slow the machine is: they would have waited for all of it.
+    // Nobody waited for the lock, however slow the machine is: they would have waited for all of
+    // it.
     CHECK(at(with_agent, 1.0) < hold / 2);
     CHECK(at(with_row, 1.0) < hold / 2);
     // Milliseconds are a measurement: judged when it is asked for, on a machine of its own.
