@@ -227,6 +227,32 @@ TEST_CASE("with a grace a connection that was lost keeps its row that long, once
         c->unsubscribe(identifier(agent));
         CHECK(w.becomes_active(agent, false, 1s));
     }
+    SECTION("silence has none: it was waited for already") {
+        c->stop_reading();
+        REQUIRE(eventually([&] { return n->log_has("cable peer silent"); }));
+        CHECK(w.becomes_active(agent, false, 1s));
+    }
+    SECTION("two processes that share a session_id never evict each other") {
+        auto const shared = identifier(agent, "shared");
+        auto const one = w.session(*n);
+        auto const two = w.session(*n);
+        for (auto* const each : {one.get(), two.get()}) {
+            each->subscribe(shared);
+            REQUIRE(each->next() == "confirm " + shared);
+        }
+        c->close();
+        REQUIRE(w.has_rows(agent, 2));
+        one->kill();
+        auto const again = w.session(*n);
+        again->subscribe(shared);
+        CHECK(again->next() == "confirm " + shared);
+        CHECK(w.rows(agent) == 3);
+        CHECK(w.has_rows(agent, 2, 1'500ms + slack));
+        CHECK(always([&] { return w.rows(agent) == 2; }, heartbeat + sweep));
+        CHECK(two->next(0ms) == "nothing");
+        CHECK(again->next(0ms) == "nothing");
+        CHECK(w.transitions(agent) == "on subscribed");
+    }
 }
 
 TEST_CASE("/metrics has every family") {

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <sstream>
 #include <stdexcept>
 #include <thread>
@@ -75,12 +76,21 @@ std::string find_binaries() {
 }
 
 // Runs a program as the server's user with output to `log`; the caller waits for it.
-pid_t spawn(std::vector<std::string> const& command, std::string const& log) {
+pid_t spawn(std::vector<std::string> const& command, std::string const& log,
+            std::vector<std::string> const& more_variables = {}) {
     std::vector<char*> arguments;
     for (auto const& word : command) {
         arguments.push_back(const_cast<char*>(word.c_str()));
     }
     arguments.push_back(nullptr);
+    std::vector<char*> variables;
+    for (auto const& variable : more_variables) {
+        variables.push_back(const_cast<char*>(variable.c_str()));
+    }
+    for (auto** entry = environ; *entry != nullptr; ++entry) {
+        variables.push_back(*entry);
+    }
+    variables.push_back(nullptr);
     auto const who = user();
     auto const pid = ::fork();
     if (pid < 0) {
@@ -100,7 +110,7 @@ pid_t spawn(std::vector<std::string> const& command, std::string const& log) {
         if (::chdir("/") != 0) {
             ::_exit(126);
         }
-        ::execv(arguments[0], arguments.data());
+        ::execve(arguments[0], arguments.data(), variables.data());
         ::_exit(127);
     }
     return pid;
@@ -151,19 +161,15 @@ void make_data(std::string const& bin, std::string const& home) {
     run({"/bin/cp", "-a", cache, home + "/data"}, log);
 }
 
-int free_port() {
-    int const fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    auto* const generic = reinterpret_cast<sockaddr*>(&address);
-    bool const bound = ::bind(fd, generic, size) == 0 && ::getsockname(fd, generic, &size) == 0;
-    ::close(fd);
-    if (!bound) {
-        throw std::runtime_error{"no free port on loopback"};
+std::string find_faketime() {
+    std::error_code ignored; // no such directory: nothing is installed
+    for (auto const& entry : fs::directory_iterator{"/usr/lib", ignored}) {
+        auto const library = entry.path() / "faketime/libfaketime.so.1";
+        if (fs::exists(library)) {
+            return library;
+        }
     }
-    return ntohs(address.sin_port);
+    throw std::runtime_error{"a server with a clock of its own needs Debian's libfaketime"};
 }
 
 std::vector<pid_t> children_of(pid_t parent) {
@@ -192,6 +198,28 @@ std::vector<pid_t> children_of(pid_t parent) {
 }
 
 } // namespace
+
+// Below the range from which the kernel takes the ports of clients (ip_local_port_range), so that
+// no client sits on it while its server restarts.
+int free_port() {
+    static std::minstd_rand random{std::random_device{}()};
+    std::uniform_int_distribution<int> pick{20'000, 32'000};
+    for (int attempt = 0; attempt < 1'000; ++attempt) {
+        auto const port = pick(random);
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        address.sin_port = htons(static_cast<std::uint16_t>(port));
+        int const fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        auto const* generic = reinterpret_cast<sockaddr const*>(&address);
+        bool const is_free = ::bind(fd, generic, sizeof address) == 0;
+        ::close(fd);
+        if (is_free) {
+            return port;
+        }
+    }
+    throw std::runtime_error{"no free port on loopback"};
+}
 
 bool eventually(std::function<bool()> const& holds, milliseconds deadline) {
     auto const end = steady_clock::now() + deadline;
@@ -265,7 +293,29 @@ pid_t sql_session::backend() const {
     return PQbackendPID(static_cast<PGconn*>(link_.get()));
 }
 
-postgres::postgres(std::vector<std::string> settings)
+postgres::postgres(std::vector<std::string> settings, clock which)
+    : postgres{bare{}, std::move(settings)} {
+    make_data(bin_, home_);
+    if (which == clock::own) {
+        variables_ = {
+            "LD_PRELOAD=" + find_faketime(), "FAKETIME_TIMESTAMP_FILE=" + home_ + "/clock",
+            // Asked for at every look; and waiting is not to be disturbed.
+            "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1"};
+        set_clock(std::chrono::seconds{0});
+    }
+    start();
+}
+
+postgres::postgres(int primary_port)
+    : postgres{bare{}, {}} {
+    run({bin_ + "/pg_basebackup", "-D", home_ + "/data", "-h", "127.0.0.1", "-p",
+         std::to_string(primary_port), "-U", "postgres", "-R", "-X", "stream", "--checkpoint=fast",
+         "--no-sync"},
+        home_ + "/basebackup.log");
+    start();
+}
+
+postgres::postgres(bare, std::vector<std::string> settings)
     : bin_{find_binaries()}
     , home_{make_home()}
     , settings_{std::move(settings)} {
@@ -292,8 +342,6 @@ postgres::postgres(std::vector<std::string> settings)
     }
     ::close(ends[0]);
     lifeline_ = ends[1];
-    make_data(bin_, home_);
-    start();
 }
 
 postgres::~postgres() {
@@ -354,7 +402,7 @@ void postgres::launch() {
             word.replace(sign, 3, "=");
         }
     }
-    pid_ = spawn(command, home_ + "/server.log");
+    pid_ = spawn(command, home_ + "/server.log", variables_);
 }
 
 void postgres::start() {
@@ -391,6 +439,20 @@ void postgres::stop(shutdown how) {
     ::kill(pid_, how == shutdown::fast ? SIGINT : SIGQUIT);
     ::waitpid(pid_, nullptr, 0);
     pid_ = 0;
+}
+
+void postgres::promote() {
+    sql_session admin{conninfo("postgres")};
+    if (admin.value("SELECT pg_promote(wait_seconds => 30)") != "t") {
+        throw std::runtime_error{"the standby was not promoted"};
+    }
+}
+
+void postgres::set_clock(std::chrono::seconds by) {
+    // In one step: a process that reads it while it is written would see half of it.
+    auto const file = home_ + "/clock";
+    std::ofstream{file + ".new"} << (by.count() < 0 ? "" : "+") << by.count() << '\n';
+    fs::rename(file + ".new", file);
 }
 
 void postgres::freeze() {

@@ -17,6 +17,9 @@ namespace presenced::tests {
 bool eventually(std::function<bool()> const& holds,
                 std::chrono::milliseconds deadline = std::chrono::seconds{10});
 
+// A port of 127.0.0.1 that nobody uses just now.
+int free_port();
+
 // A plain session on a database, as psql would be. Throws std::runtime_error with the server's
 // message. Not thread-safe.
 class sql_session {
@@ -47,9 +50,13 @@ private:
 class postgres {
 public:
     enum class shutdown { fast, immediate };
+    enum class clock { true_time, own };
 
-    // Starts a server; `settings` as in postgresql.conf ("work_mem = 1MB").
-    explicit postgres(std::vector<std::string> settings = {});
+    // Starts a server; `settings` as in postgresql.conf ("work_mem = 1MB"). With a clock of its
+    // own it can be told another time, and needs libfaketime.
+    explicit postgres(std::vector<std::string> settings = {}, clock which = clock::true_time);
+    // Starts a standby, which reaches its primary at that port.
+    explicit postgres(int primary_port);
     ~postgres();
     postgres(postgres const&) = delete;
     postgres& operator=(postgres const&) = delete;
@@ -71,6 +78,11 @@ public:
         start();
     }
 
+    // A standby takes over; returns when it can be written to.
+    void promote();
+    // Sets its own clock to the true time plus `by`, in all its processes at once.
+    void set_clock(std::chrono::seconds by);
+
     // Every process of the server stops in its tracks, and goes on.
     void freeze();
     void thaw();
@@ -78,12 +90,15 @@ public:
     static void signal(pid_t backend, int number);
 
 private:
+    struct bare {};
+    explicit postgres(bare, std::vector<std::string> settings);
     void launch();
     bool answers() const;
 
     std::string bin_;
     std::string home_; // holds data/ and the socket
     std::vector<std::string> settings_;
+    std::vector<std::string> variables_; // NAME=VALUE, for its environment
     int port_ = 0;
     pid_t pid_ = 0;
     int lifeline_ = -1; // closes with this program; then another process cleans up

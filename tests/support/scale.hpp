@@ -11,4 +11,10 @@ inline int scale(char const* variable, int otherwise) {
     return given != nullptr && *given != '\0' ? std::stoi(given) : otherwise;
 }
 
+// With PRESENCED_E2E_FULL=1 tests of faults run at the default timings and in full size, which
+// takes minutes each; otherwise at a tenth.
+inline bool is_full_size() {
+    return scale("PRESENCED_E2E_FULL", 0) != 0;
+}
+
 } // namespace presenced::tests

@@ -2,6 +2,8 @@
 
 #include "tests/support/world.hpp"
 
+#include <boost/asio/steady_timer.hpp>
+
 #include <algorithm>
 #include <type_traits>
 #include <variant>
@@ -29,12 +31,15 @@ std::size_t raise_descriptor_limit() {
 struct swarm::member final : server::cable_client_handler {
     member(swarm& all, server::cable_client_options options, std::int64_t agent)
         : all_{all}
+        , options_{std::move(options)}
         , identifier_{identifier(agent)}
-        , client{all.loop_.context(), std::move(options), *this} {}
+        , pause_{all.loop_.context()} {}
 
     void start() {
         started_ = steady::now();
-        client.start();
+        opened_ = false;
+        client = std::make_unique<server::cable_client>(all_.loop_.context(), options_, *this);
+        client->start();
     }
 
     void on_message(protocol::server_message const& message) override {
@@ -49,18 +54,25 @@ struct swarm::member final : server::cable_client_handler {
     void on_refused(unsigned, server::header_list const&) override {
         count([](counts& c) { ++c.refused; });
         settle();
+        come_back();
     }
 
     void on_closed(std::uint16_t, boost::system::error_code) override {
-        count([this](counts& c) { ++(opened_ ? c.closed : c.refused); });
+        count([this](counts& c) {
+            ++(opened_ ? c.closed : c.refused);
+            c.standing -= std::exchange(confirmed_, false) ? 1U : 0U;
+        });
         settle();
+        come_back();
     }
 
 private:
-    void on(protocol::welcome_message const&) { client.subscribe(identifier_); }
+    void on(protocol::welcome_message const&) { client->subscribe(identifier_); }
     void on(protocol::confirm_message const&) {
         count([this](counts& c) {
             ++c.confirmed;
+            ++c.standing;
+            confirmed_ = true;
             all_.latencies_.push_back(since(started_));
         });
         settle();
@@ -87,20 +99,37 @@ private:
         }
     }
 
+    void come_back() {
+        if (!all_.comes_back_) {
+            return;
+        }
+        pause_.expires_after(*all_.comes_back_);
+        pause_.async_wait([this](boost::system::error_code ec) {
+            if (!ec) {
+                start();
+            }
+        });
+    }
+
     swarm& all_;
+    server::cable_client_options options_;
     std::string identifier_;
+    boost::asio::steady_timer pause_;
     steady::time_point started_{};
     bool opened_ = false;
+    bool confirmed_ = false;
     bool settled_ = false;
 
 public:
-    server::cable_client client;
+    std::unique_ptr<server::cable_client> client; // none before start()
 };
 
 swarm::swarm(cable_loop& loop, server::cable_client_options options,
-             std::vector<std::int64_t> const& agents, std::size_t size, std::size_t at_once)
+             std::vector<std::int64_t> const& agents, std::size_t size, std::size_t at_once,
+             std::optional<milliseconds> comes_back)
     : loop_{loop}
-    , size_{size} {
+    , size_{size}
+    , comes_back_{comes_back} {
     loop_.run([&] {
         for (std::size_t i = 0; i < size; ++i) {
             options.bind_address = "127.0.0." + std::to_string(2 + i % addresses);
@@ -151,12 +180,27 @@ void swarm::close_all() {
     close(0, size_);
 }
 
-void swarm::close(std::size_t first, std::size_t count) {
+template <class Act>
+void swarm::each(std::size_t first, std::size_t count, Act act) {
     loop_.run([&] {
         for (auto i = first; i < first + count; ++i) {
-            members_[i]->client.close();
+            if (auto& client = members_[i]->client) {
+                act(*client);
+            }
         }
     });
+}
+
+void swarm::close(std::size_t first, std::size_t count) {
+    each(first, count, [](server::cable_client& c) { c.close(); });
+}
+
+void swarm::kill(std::size_t first, std::size_t count) {
+    each(first, count, [](server::cable_client& c) { c.kill(); });
+}
+
+void swarm::freeze(std::size_t first, std::size_t count) {
+    each(first, count, [](server::cable_client& c) { c.stop_reading(); });
 }
 
 } // namespace presenced::tests

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,13 +26,16 @@ public:
         std::size_t rejected = 0;
         std::size_t refused = 0;                        // before the upgrade, or never connected
         std::size_t closed = 0;                         // of those that were open
+        std::size_t standing = 0;                       // confirmed and open now
         std::map<std::string, std::size_t> disconnects; // by reason
     };
 
     // Connects `size` clients with these options, each from one of several loopback addresses, and
-    // subscribes them to the agents in turn; `at_once` are under way at a time.
+    // subscribes them to the agents in turn; `at_once` are under way at a time. With `comes_back`
+    // each connects again that long after its end, whatever the end was, as clients do.
     swarm(cable_loop& loop, server::cable_client_options options,
-          std::vector<std::int64_t> const& agents, std::size_t size, std::size_t at_once = 256);
+          std::vector<std::int64_t> const& agents, std::size_t size, std::size_t at_once = 256,
+          std::optional<milliseconds> comes_back = std::nullopt);
     ~swarm();
 
     counts look() const;
@@ -41,17 +45,24 @@ public:
     std::vector<milliseconds> latencies() const;
 
     void close_all();
-    // The first `count`, if they are still there.
+    // `count` of them from number `first` on: a clean close; the end without a word; no more
+    // reading, as of a process that is frozen.
     void close(std::size_t first, std::size_t count);
+    void kill(std::size_t first, std::size_t count);
+    void freeze(std::size_t first, std::size_t count);
 
 private:
     struct member;
+
+    template <class Act>
+    void each(std::size_t first, std::size_t count, Act act);
 
     void start_next(); // the loop's thread
     void settled();
 
     cable_loop& loop_;
     std::size_t size_;
+    std::optional<milliseconds> comes_back_;
     std::vector<std::unique_ptr<member>> members_;
     std::size_t started_ = 0;
     mutable std::mutex mutex_;

@@ -1,5 +1,7 @@
 #include "tests/support/world.hpp"
 
+#include "tests/support/scale.hpp"
+
 #include <atomic>
 #include <stdexcept>
 
@@ -14,6 +16,14 @@ environment timings(int num, int den) {
             {"PRESENCED_SWEEP", scaled(5'000)},
             {"PRESENCED_PING", scaled(3'000)},
             {"PRESENCED_PEER_TIMEOUT", scaled(30'000)}};
+}
+
+environment scaled_timings() {
+    return is_full_size() ? timings(1, 1) : a_tenth();
+}
+
+milliseconds scaled(milliseconds at_default) {
+    return is_full_size() ? at_default : at_default / 10;
 }
 
 environment with(environment settings, environment const& more) {

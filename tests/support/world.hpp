@@ -21,6 +21,11 @@ inline environment a_tenth() {
 }
 environment with(environment settings, environment const& more);
 
+// The timings of tests that run in full size, too (tests/support/scale.hpp).
+environment scaled_timings();
+// A time at the default timings, as it is in this run.
+milliseconds scaled(milliseconds at_default);
+
 class world {
 public:
     // Migrated, with the stale_after of `settings`, which every node gets.
