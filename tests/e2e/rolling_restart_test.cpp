@@ -1,6 +1,10 @@
 // Two nodes behind haproxy, as in docs/proxy/haproxy.cfg, restarted one after the other under
 // sessions that come back by themselves, as clients do.
-// PRESENCED_E2E_FULL=1: 5,000 sessions, of which each is the only one of its agent.
+// PRESENCED_E2E_FULL=1: 5,000 sessions, and its times are judged. They want a machine of its own and
+// a build without sanitizers:
+//   cmake --preset release -B build/figures -DPRESENCED_TESTS=ON
+//   cmake --build build/figures --target e2e_rolling_restart
+//   PRESENCED_E2E_FULL=1 build/figures/tests/e2e/e2e_rolling_restart
 #include "tests/support/catch.hpp"
 #include "tests/support/scale.hpp"
 #include "tests/support/swarm.hpp"
@@ -198,7 +202,9 @@ TEST_CASE("a rolling restart costs nobody more than a reconnect") {
     // The pace: at least 1,000 a second, more only when half the deadline asks for it.
     auto const fastest = w.sql().number(
         "SELECT max(n) FROM (SELECT count(*) AS n FROM gaps GROUP BY date_trunc('second', at)) t");
-    CHECK(part(0.99) <= reconnect_delay + 1s);
+    if (is_full_size()) {
+        CHECK(part(0.99) <= reconnect_delay + 1s);
+    }
     CHECK(fastest <= 2'000);
     std::cout << sessions << " sessions behind haproxy, two nodes restarted: " << counts.closed
               << " moves, refused " << counts.refused << "; an agent off, ms: median "
