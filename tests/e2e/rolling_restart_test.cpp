@@ -1,7 +1,7 @@
 // Two nodes behind haproxy, as in docs/proxy/haproxy.cfg, restarted one after the other under
 // sessions that come back by themselves, as clients do.
-// PRESENCED_E2E_FULL=1: 5,000 sessions, and its times are judged. They want a machine of its own and
-// a build without sanitizers:
+// PRESENCED_E2E_FULL=1: 5,000 sessions, and its times are judged. They want a machine of their own
+// and a build without sanitizers:
 //   cmake --preset release -B build/figures -DPRESENCED_TESTS=ON
 //   cmake --build build/figures --target e2e_rolling_restart
 //   PRESENCED_E2E_FULL=1 build/figures/tests/e2e/e2e_rolling_restart
