@@ -185,7 +185,10 @@ BEGIN
     -- Once, after the locks: several readings, or statement_timestamp(), which is from before the
     -- wait, would contradict each other at the edge of stale_after.
     at := clock_timestamp();
-    SELECT presenced_stale_cutoff(at, c) FROM presence_clock c INTO cutoff;
+    -- Past judge_until nobody is reaped: the tick that is late begins an amnesty, and whoever comes
+    -- before it must not take what it would spare.
+    SELECT CASE WHEN at > c.judge_until THEN '-infinity' ELSE presenced_stale_cutoff(at, c) END
+    FROM presence_clock c INTO cutoff;
 
     -- Inserts come before deletes, or a flag would flap when a session moves within one batch.
     IF acquires > 0 AND at <= not_after AND locked IS NOT NULL THEN

@@ -551,6 +551,9 @@ class Judge:
         self.global_outage = self.database | self.table | self.unable
         # Nobody's fault in particular: time in which no node could renew.
         self.common = self.database_itself | self.table_itself | self.unable_itself
+        # Shorter ones are within what a lease has to spare.
+        self.gaps = Spans((a, b) for a, b in self.common.spans
+                          if b - a > 2 * self.timings["sweep"] + 0.3)
         # Stalls that the faults explain are not the machine's.
         blamed = {"db": self.database | self.table}
         for p, spans in self.frozen.items():
@@ -850,16 +853,20 @@ class Judge:
             if session.ended_at is not None and session.ended_at - after < 15:
                 return  # judge_session asks whether it was right
         text = f"row of subscription {sub.u} (agent {row.a}, node {session.n}) was removed"
-        a = before - self.timings["stale_after"] - 0.5
-        alone = ((self.sick_itself[session.n] | self.away(session)).minus(self.common)
-                 | self.trouble(session) | self.silence(session))
         for f in self.faults:
             # A connection that was cut, and whose end has not been heard of yet.
             if (f["kind"] in ("door_cut", "door_refused", "node_drained")
                     and f["target"] == session.n and before - 6 <= f["from"] <= after):
                 return
-        impaired = alone.covered(a, after)
+        stale_after = self.timings["stale_after"]
+        unheard = self.trouble(session) | self.silence(session)
+        age = row.gone_db - row.last_seen
+        a = after - max(age, stale_after + 0.5)
         slack = self.stalled((f"n{session.n}", f"p{session.p}", "driver"), a, after)
+        if unheard.covered(a, after) + min(slack, 0.5) >= 1.0:
+            return  # the node may have given it up
+        alone = (self.sick_itself[session.n] | self.away(session)).minus(self.common)
+        impaired = alone.covered(a, after) + unheard.covered(a, after)
         if impaired < 1.0:
             if impaired + slack >= 1.0:
                 self.slack_used.append((1.0 - impaired, text))
@@ -867,6 +874,11 @@ class Judge:
             self.blame("P3", after, f"{text} although its client answered and its node could renew "
                                     f"(of the last {after - a:.1f} s it could not for "
                                     f"{impaired:.2f} s, stalls {slack:.2f} s)")
+            return
+        counted = age - self.gaps.covered(after - age, after)
+        if counted < stale_after - 0.1:
+            self.blame("P3", after, f"{text} {age:.2f} s after its last renewal, in "
+                                    f"{age - counted:.2f} s of which no node could renew")
 
     def judge_deafness(self, sub, session, row, ended):
         """P5: who has lost his row is told."""

@@ -299,6 +299,24 @@ class Promises(unittest.TestCase):
         h.run(11)
         self.assertEqual(h.broken(), ["P3"])
 
+    def test_p3_an_outage_of_all_does_not_add_to_that_of_one(self):
+        for alone_until, verdict in ((6.0, ["P3"]), (9.0, [])):
+            h = History(nodes=2)
+            h.run(1)
+            h.subscribe()
+            h.run(3)
+            h.fault("wire_refused", 3.0, alone_until)
+            h.run(alone_until, renew=False)
+            h.fault("table_locked", alone_until, alone_until + 3, what=["table"])
+            h.ticking = False
+            h.run(alone_until + 3.1, renew=False)
+            h.ticking = True
+            h.drop("tok")
+            h.run(alone_until + 3.2)
+            h.at(alone_until + 3.2, "disconnect", s="1.1", reason="lease_lost", reconnect=True)
+            h.run(alone_until + 4)
+            self.assertEqual(h.broken(), verdict, alone_until)
+
     def test_p3_a_node_that_is_cut_off_alone_loses_its_rows(self):
         h = History(nodes=2)
         h.run(1)

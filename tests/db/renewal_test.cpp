@@ -140,6 +140,28 @@ TEST_CASE("P3: after a gap in the ticks nobody is reaped for one stale_after", "
     CHECK(a.got(a.renew(7, token), lease_outcome::renewed));
 }
 
+TEST_CASE("P3: whoever comes before the first tick after a gap reaps nobody", "[db][tick]") {
+    world w;
+    // The gap began when the row's node had missed some renewals: at judge_until it is just stale.
+    w.sql.query("INSERT INTO agent_subscriptions (agent_id, token, last_seen_at) "
+                "VALUES (7, 'late', now() - interval '105 s');"
+                "UPDATE agents SET routing_active = true WHERE id = 7;"
+                "UPDATE presence_clock SET ticked_at = now() - interval '69 s', "
+                "judge_until = now() - interval '59 s', amnesty_until = '-infinity'");
+    auto const settle =
+        "SELECT reaped FROM presenced_transition(ARRAY['settle'], ARRAY[7::bigint], "
+        "ARRAY[NULL::text], ARRAY[NULL::text], ARRAY[NULL::bigint], 'x', "
+        "clock_timestamp(), false)";
+    CHECK(w.sql.value(settle) == "0");
+    w.sql.query("SELECT presenced_tick('x', 'boot', '', interval '10 s', '{}')");
+    CHECK(w.sql.value(settle) == "0");
+    CHECK(w.flag(7));
+    // The amnesty over, and ticks coming in, it goes.
+    w.sql.query("UPDATE presence_clock SET amnesty_until = '-infinity'");
+    CHECK(w.sql.value(settle) == "1");
+    CHECK_FALSE(w.flag(7));
+}
+
 TEST_CASE("P9: a subscription row held by somebody else delays its own renewal only, and is not "
           "reaped although stale by age",
           "[db][renew]") {
