@@ -612,6 +612,15 @@ class Judge:
         ping = self.timings["ping"]
         return self.quiet[key] | Spans((a + ping, b) for a, b in session.mutes if b > a + ping)
 
+    def silences(self, session):
+        """The same, apart where a hole ended: what was sent into it arrives then."""
+        ends = [b for _, b in self.hole[session.n].spans]
+        for a, b in self.silence(session).spans:
+            for end in ends[bisect.bisect_right(ends, a):bisect.bisect_left(ends, b)]:
+                yield a, end
+                a = end
+            yield a, b
+
     def trouble(self, session):
         """When its client may not have been heard, or may not have heard."""
         key = (session.p, session.n)
@@ -823,7 +832,7 @@ class Judge:
             ways.append((ended, PROMPT, (*own, self.door[session.n]), self.who(session)))
             ways.append((max(ended, sub.t), lapse, outage, self.everybody()))
         silent_need = self.timings["peer_timeout"] + PROMPT
-        for a, b in self.silence(session).spans:
+        for a, b in self.silences(session):
             # It has to happen within the silence; afterwards the client is back.
             a = max(a, row.first[1])
             if b - a > silent_need:
@@ -860,6 +869,9 @@ class Judge:
                 return
         stale_after = self.timings["stale_after"]
         unheard = self.trouble(session) | self.silence(session)
+        if unheard.touches(before - 1, after) and any(
+                before - TOKEN_LIMIT - 5 <= t <= after for t in self.revoked[session.k]):
+            return  # nor of the end of its token
         age = row.gone_db - row.last_seen
         a = after - max(age, stale_after + 0.5)
         slack = self.stalled((f"n{session.n}", f"p{session.p}", "driver"), a, after)

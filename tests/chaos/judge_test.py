@@ -227,6 +227,15 @@ class Promises(unittest.TestCase):
             h.run(9)
             self.assertEqual(h.broken(), verdict, lasts)
 
+    def test_p2_what_was_sent_into_a_hole_is_a_sign_of_life_when_it_ends(self):
+        h = self.good()
+        h.fault("door_hole_up", 3.0, 5.0)
+        h.at(4.5, "mute", s="1.1")
+        h.run(8.8)
+        h.drop("tok")
+        h.run(12)
+        self.assertEqual(h.broken(), [])
+
     def test_p2_the_rows_of_a_killed_node_stay(self):
         for lasts, verdict in ((5.1, []), (6.0, ["P2"])):
             h = History(nodes=2)
