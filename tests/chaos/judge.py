@@ -602,6 +602,12 @@ class Judge:
         dead = session.boot["dead"] if session.boot else None
         return NOTHING if dead is None else Spans([(dead, float("inf"))])
 
+    @staticmethod
+    def starting(session):
+        """Whether its node was not ready yet when it connected."""
+        return session.boot is not None and (session.boot["ready"] is None or
+                                             session.t <= session.boot["ready"])
+
     def silence(self, session):
         """When nothing came from its client, whatever the reason."""
         key = (session.p, session.n)
@@ -942,15 +948,16 @@ class Judge:
         elif how == "refused":
             status = session.refused[1]
             revoked = any(a <= t for a in self.revoked[session.k])
-            if not (sick.touches(session.t - 7, t) or restart or revoked and status == 429
+            # A node listens before it has found its database, and says so.
+            starting = status == 503 and self.starting(session)
+            if not (starting or sick.touches(session.t - 7, t) or restart
+                    or revoked and status == 429
                     or self.trouble(session).touches(session.t - 7, t)):
                 if slack < 1:
                     self.blame("P9", t, f"{text} was refused with {status} and nothing was wrong")
         elif how == "lost":
             dead = session.boot["dead"] if session.boot else None
-            starting = session.boot and (session.boot["ready"] is None or
-                                         session.t <= session.boot["ready"])
-            if not (restart or starting or dead is not None and dead <= t + 0.1
+            if not (restart or self.starting(session) or dead is not None and dead <= t + 0.1
                     or self.door[session.n].touches(t - 7, t) or silence.touches(t - 7, t)
                     or self.frozen_node[session.n].touches(t - 12, t)
                     or session.closed[1] == 1000):
