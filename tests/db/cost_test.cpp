@@ -30,8 +30,8 @@ TEST_CASE("cost: a sweep with nothing to do, and renewals that are HOT", "[.][co
         for (auto const& [agent, token] : leases) {
             a.acquire(agent, token, 1, "00000000-0000-4000-8000-000000000000");
             if (++sent % 20'000 == 0 || sent == leases.size()) {
-                REQUIRE(eventually([&] { return a.box.count(lease_outcome::acquired) == sent; },
-                                   60s));
+                REQUIRE(
+                    eventually([&] { return a.box.count(lease_outcome::acquired) == sent; }, 60s));
             }
         }
         sql.query("VACUUM ANALYZE");
@@ -42,7 +42,8 @@ TEST_CASE("cost: a sweep with nothing to do, and renewals that are HOT", "[.][co
                 a.renew(agent, token);
             }
             renewed += leases.size();
-            REQUIRE(eventually([&] { return a.box.count(lease_outcome::renewed) == renewed; }, 60s));
+            REQUIRE(
+                eventually([&] { return a.box.count(lease_outcome::renewed) == renewed; }, 60s));
         }
         std::chrono::duration<double> const took = std::chrono::steady_clock::now() - began;
         std::cout << "renewals: " << renewed << " in " << took.count() << " s, "
@@ -61,14 +62,14 @@ TEST_CASE("cost: a sweep with nothing to do, and renewals that are HOT", "[.][co
         auto const began = std::chrono::steady_clock::now();
         auto const swept = sql.query("SELECT ran, flips, reaped "
                                      "FROM presenced_sweep('cost', 'boot', '0 s', '90 d', 500)");
-        times.push_back(std::chrono::duration<double, std::milli>(
-                            std::chrono::steady_clock::now() - began)
-                            .count());
+        times.push_back(
+            std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began)
+                .count());
         CHECK(swept == std::vector<std::vector<std::string>>{{"t", "{}", "0"}});
     }
     std::sort(times.begin(), times.end());
     std::cout << "sweep with nothing to do, " << agents << " agents, " << rows
               << " live rows: median " << times[times.size() / 2] << " ms, " << times.front()
-              << " to " << times.back() << "; every 5 s: "
-              << times[times.size() / 2] / 5'000 * 100 << " % of one core\n";
+              << " to " << times.back() << "; every 5 s: " << times[times.size() / 2] / 5'000 * 100
+              << " % of one core\n";
 }

@@ -11,7 +11,8 @@ void make_busy(db::transition_queue& queue, int agents, int each) {
     unsigned long number = 0;
     for (int agent = 1; agent <= agents; ++agent) {
         for (int i = 0; i < each; ++i) {
-            queue.push(db::acquire_request{agent, 1, make_token("q", ++number), {}, nullptr, number});
+            queue.push(
+                db::acquire_request{agent, 1, make_token("q", ++number), {}, nullptr, number});
         }
     }
     auto all = queue.take(0, 10'000);

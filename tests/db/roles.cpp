@@ -77,8 +77,7 @@ std::vector<std::vector<std::string>> documented_roles() {
     std::vector<std::vector<std::string>> blocks;
     auto const chapter = chapter_on_roles();
     std::string const opening = "```sql\n";
-    for (auto at = chapter.find(opening); at != std::string::npos;
-         at = chapter.find(opening, at)) {
+    for (auto at = chapter.find(opening); at != std::string::npos; at = chapter.find(opening, at)) {
         at += opening.size();
         blocks.push_back(statements_of(chapter.substr(at, chapter.find("```", at) - at)));
     }

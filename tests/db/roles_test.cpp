@@ -36,8 +36,7 @@ TEST_CASE("roles: what the operations page says is enough for owner, server and 
             superuser.query(statement);
         }
     }
-    CHECK(db::migrate(database("presenced_owner"), 40s).applied.size() ==
-          db::migrations().size());
+    CHECK(db::migrate(database("presenced_owner"), 40s).applied.size() == db::migrations().size());
     {
         sql_session owner{database("presenced_owner")};
         for (auto const& statement : roles.at(1)) {
@@ -77,7 +76,8 @@ TEST_CASE("roles: what the operations page says is enough for owner, server and 
           "SELECT FROM agent_subscriptions", "DELETE FROM agent_subscriptions",
           "DELETE FROM live_agent_subscriptions", "SELECT FROM access_tokens",
           "UPDATE presence_clock SET stale_after = '1 day'",
-          "SELECT presenced_transition('{unsubscribed}', '{1}', '{x}', '{NULL}', '{1}', 'x', now(), "
+          "SELECT presenced_transition('{unsubscribed}', '{1}', '{x}', '{NULL}', '{1}', 'x', "
+          "now(), "
           "false)",
           "SELECT presenced_renew('{}', '{}', true, 'x', 'x', 'x', '1 day', '{}')",
           "SELECT presenced_sweep('x', 'x', '0 s', '0 s', 1)", "CREATE TABLE mine ()"}) {
