@@ -56,7 +56,12 @@ int run(stage_options const& options, milliseconds length) {
     }
     everything.clients_leave();
     static_cast<void>(eventually([&] { return everything.is_empty(); }, 6s));
-    std::this_thread::sleep_for(200ms); // for the observer to see it
+    // For the observer to see it: the snapshot after the next began later than now, and is written
+    // once another has been taken.
+    auto const taken = everything.snapshots();
+    if (!eventually([&] { return everything.snapshots() >= taken + 3; }, patience)) {
+        log.write("not_observed");
+    }
     log.write("end");
     everything.nodes_leave();
     return everything.casualties() == 0 ? 0 : 1;

@@ -246,6 +246,9 @@ class Judge:
     def on_not_ready(self, e):
         self.blame("P5", e["t"], "a node is not ready although nothing is wrong any more")
 
+    def on_not_observed(self, e):
+        self.blame("history", e["t"], "the database could not be looked at once all had left")
+
     def on_clients(self, e):
         self.processes[e["p"]] = [e["t"], None]
 

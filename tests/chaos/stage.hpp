@@ -49,6 +49,8 @@ public:
     void nodes_leave();
     // Nodes that ended as they should not have.
     int casualties() const { return casualties_; }
+    // How many the observer has taken so far.
+    long snapshots() const { return observer_->snapshots(); }
 
 private:
     struct place {
