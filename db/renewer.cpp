@@ -6,6 +6,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <functional>
 
 namespace presenced::db {
 
@@ -15,7 +16,6 @@ using std::chrono::duration_cast;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr std::size_t batch_limit = 500;
 constexpr milliseconds lock_timeout{100};
 // Renewals are in no hurry: a few at a time are gathered, or each would be a transaction of its
 // own.
@@ -45,6 +45,10 @@ renewer::renewer(session_context const& context, postgres_options const& options
 void renewer::push(renew_request request) {
     {
         std::lock_guard const lock{mutex_};
+        if (auto const held = held_.find(request.token); held != held_.end()) {
+            held->second.key = request.key; // with its next try
+            return;
+        }
         waiting_.insert_or_assign(
             request.token, renewal{request.agent, request.box, request.key, steady_clock::now()});
     }
@@ -154,29 +158,31 @@ void renewer::run() {
             continue;
         }
         if (steady_clock::now() >= next_look) {
-            next_look = steady_clock::now() + options_.timings.sweep;
-            look();
+            auto const known = look();
+            next_look = steady_clock::now() +
+                        (known ? options_.timings.sweep : options_.timings.tick());
             continue;
         }
         bool tick = steady_clock::now() >= next_tick;
         if (tick) {
             next_tick = steady_clock::now() + options_.timings.tick();
-            retry_held();
-            std::lock_guard const lock{mutex_};
-            tick = ticking_;
         }
         auto batch = take();
         not_before = steady_clock::now() + gathering;
         if (!batch.empty() || tick) {
-            send(std::move(batch), false, tick);
+            send(std::move(batch), false, tick && may_tick());
+        }
+        if (tick) {
+            retry_held();
         }
     }
     say_goodbye();
 }
 
 // The schema may be migrated under a running node, and stale_after may change while it is cut off:
-// so it looks before it renews anything on a new connection, and again and again.
-void renewer::look() {
+// so it looks before it renews anything on a new connection, and again and again. Returns false
+// when it could not: renewals wait for no one who holds the tables it reads.
+bool renewer::look() {
     auto const mine = options_.timings.stale_after;
     std::vector<applied_migration> applied;
     std::optional<milliseconds> recorded;
@@ -191,7 +197,7 @@ void renewer::look() {
     } catch (call_failure const& e) {
         spdlog::debug("look at the schema failed sqlstate={} reason=\"{}\"", e.sqlstate(),
                       e.what());
-        return;
+        return false;
     }
     auto why = misfit(applied, options_.version);
     if (!why && !recorded) {
@@ -202,68 +208,93 @@ void renewer::look() {
               "ms: restart it";
     }
     board_.looked(why.value_or(""), recorded.value_or(mine) != mine);
+    return true;
 }
 
+bool renewer::may_tick() const {
+    std::lock_guard const lock{mutex_};
+    return ticking_;
+}
+
+// Those whose rows are held, and those whose turn has not come for long: there was evidence of their
+// clients when they were asked for, and slow calls for others are not to cost them their rows.
 std::string renewer::vouches() const {
     std::lock_guard const lock{mutex_};
     array_literal tokens;
+    auto const long_ago = steady_clock::now() - options_.timings.sweep;
+    for (auto const& [token, r] : waiting_) {
+        if (r.since < long_ago) {
+            tokens.add(token.view());
+        }
+    }
     for (auto const& [token, r] : held_) {
         tokens.add(token.view());
     }
     return tokens.take();
 }
 
-void renewer::send(renewals batch, bool skip_locked, bool tick) {
+bool renewer::send(renewals batch, bool skip_locked, bool tick) {
     if (!link_.is_usable()) {
         give_back(std::move(batch));
-        return;
+        return false;
     }
     if (!batch.empty()) {
         watcher_.batch("renewal", batch.size());
     }
     try {
         call(batch, skip_locked, tick);
-        return;
+        return true;
     } catch (call_failure const& e) {
-        if ((e.kind() == fault::element || e.is_overrun()) && !batch.empty()) {
-            if (batch.size() > 1) {
-                send_parts(std::move(batch), skip_locked, tick);
-                return;
-            }
-            blame(std::move(batch), e);
+        if (e.is_overrun() && !batch.empty()) {
+            put_off(std::move(batch), e);
             if (tick) {
                 send({}, true, true);
             }
-            return;
+            return false;
+        }
+        if (e.kind() == fault::element && !batch.empty()) {
+            if (batch.size() > 1) {
+                return send_parts(std::move(batch), skip_locked, tick);
+            }
+            put_off(std::move(batch), e);
+            return !tick || send({}, true, true);
         }
         if (!e.is_lock_timeout()) {
             give_back(std::move(batch));
-            return;
+            return false;
         }
         if (!skip_locked) {
-            send(std::move(batch), true, tick); // somebody holds one of the rows
-            return;
+            return send(std::move(batch), true, tick); // somebody holds one of the rows
         }
         if (tick && !batch.empty()) {
-            // Not the rows, then: the node's own row, or the whole table. Renewals come first.
-            send(std::move(batch), true, false);
-            return;
+            // Not the rows, then: the tables of the tick, or that of the rows. Renewals come first.
+            return send(std::move(batch), true, false);
+        }
+        if (!batch.empty() && may_tick() && send({}, true, true)) {
+            // The table is free, or there would have been no tick: what a trigger of somebody
+            // else's does with one of the rows is what waits.
+            put_off(std::move(batch), e);
+            return false;
         }
     }
     // Somebody holds the table: no renewal, no tick, and so lease time stands still.
     give_back(std::move(batch));
     static_cast<void>(stop_.wait_for(lock_timeout));
+    return false;
 }
 
-void renewer::send_parts(renewals batch, bool skip_locked, bool tick) {
+bool renewer::send_parts(renewals batch, bool skip_locked, bool tick) {
     auto const size = part_size(batch.size());
-    while (!batch.empty()) {
+    bool prompt = true;
+    while (prompt && !batch.empty()) {
         renewals part;
         while (!batch.empty() && part.size() < size) {
             part.insert(part.end(), batch.extract(batch.begin()));
         }
-        send(std::move(part), skip_locked, tick && batch.empty());
+        prompt = send(std::move(part), skip_locked, tick && batch.empty());
     }
+    give_back(std::move(batch));
+    return prompt;
 }
 
 void renewer::call(renewals& batch, bool skip_locked, bool tick) {
@@ -320,18 +351,29 @@ void renewer::call(renewals& batch, bool skip_locked, bool tick) {
     answers.deliver();
 }
 
-// Its row stays, nobody may reap it for want of this renewal, and nobody waits for it.
-void renewer::blame(renewals one, call_failure const& e) {
-    auto& r = one.begin()->second;
-    auto const pause =
-        e.is_overrun()
-            ? longest_pause
-            : std::min(longest_pause, milliseconds{1'000} * (1 << std::min(r.failures, 5U)));
-    spdlog::warn("renewal refused agent={} sqlstate={} retry_ms={}", r.agent, e.sqlstate(),
-                 pause.count());
-    ++r.failures;
-    r.not_before = steady_clock::now() + pause;
-    hold(std::move(one));
+// Their rows stay, nobody may reap them for want of this renewal, and nobody waits for them. What
+// fails in company is tried again in smaller company, what fails alone after a pause.
+void renewer::put_off(renewals batch, call_failure const& e) {
+    auto const now = steady_clock::now();
+    if (batch.size() > 1) {
+        auto const company = part_size(batch.size());
+        for (auto& [token, r] : batch) {
+            r.company = company;
+        }
+        spdlog::debug("renewals put off count={} sqlstate={}", batch.size(), e.sqlstate());
+    } else {
+        auto& r = batch.begin()->second;
+        auto const pause =
+            e.is_overrun()
+                ? longest_pause
+                : std::min(longest_pause, milliseconds{1'000} * (1 << std::min(r.failures, 5U)));
+        spdlog::warn("renewal refused agent={} sqlstate={} retry_ms={}", r.agent, e.sqlstate(),
+                     pause.count());
+        ++r.failures;
+        r.company = 1;
+        r.not_before = now + pause;
+    }
+    hold(std::move(batch));
 }
 
 void renewer::give_back(renewals batch) {
@@ -358,35 +400,38 @@ void renewer::hold(renewals batch) {
     oldest_in_flight_ = time_point::max();
 }
 
-// With every tick, without waiting for any of them. They stay in held_ while they are asked, and
-// so are vouched for, until the answer is there.
+// After every tick, without waiting for any of them. They stay in held_ while they are asked, and
+// so are vouched for, until the answer is there. The first call that fails slowly ends the round:
+// lease time is not to stand still for the sake of a few rows.
 void renewer::retry_held() {
-    renewals due;
-    std::vector<renewals> alone;
+    std::map<std::size_t, renewals, std::greater<>> due; // by company: the few suspects come last
     {
         std::lock_guard const lock{mutex_};
         auto const now = steady_clock::now();
         for (auto const& [token, r] : held_) {
-            if (r.not_before > now) {
-                continue;
-            }
-            in_flight_.emplace(token, false);
-            if (r.failures > 0) {
-                alone.push_back({{token, r}});
-            } else {
-                due.emplace_hint(due.end(), token, r);
+            if (r.not_before <= now) {
+                auto& companions = due[r.company];
+                companions.emplace_hint(companions.end(), token, r);
             }
         }
     }
-    while (!due.empty()) {
-        renewals batch;
-        while (!due.empty() && batch.size() < batch_limit) {
-            batch.insert(batch.end(), due.extract(due.begin()));
+    for (auto& [company, companions] : due) {
+        while (!companions.empty()) {
+            renewals batch;
+            {
+                std::lock_guard const lock{mutex_};
+                while (!companions.empty() && batch.size() < company) {
+                    auto one = companions.extract(companions.begin());
+                    if (held_.contains(one.key())) {
+                        in_flight_.emplace(one.key(), false);
+                        batch.insert(batch.end(), std::move(one));
+                    }
+                }
+            }
+            if (!batch.empty() && !send(std::move(batch), true, false)) {
+                return;
+            }
         }
-        send(std::move(batch), true, false);
-    }
-    for (auto& one : alone) {
-        send(std::move(one), true, false);
     }
 }
 

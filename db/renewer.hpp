@@ -35,25 +35,30 @@ public:
 
 private:
     using time_point = std::chrono::steady_clock::time_point;
+    static constexpr std::size_t batch_limit = 500;
     struct renewal {
         agent_id agent;
         mailbox* box;
         std::uint64_t key;
         time_point since;
-        time_point not_before{}; // it failed alone; until then it stays out of batches
+        // How many may share a call with it; fewer once a call with it has failed.
+        std::size_t company = batch_limit;
+        time_point not_before{}; // it failed alone; until then it is left in peace
         unsigned failures = 0;
     };
     using renewals = std::map<lease_token, renewal>;
 
     void run();
-    void look();
+    bool look();
+    bool may_tick() const;
     bool wait_for_work(time_point next_tick, time_point not_before);
     renewals take();
-    // Rows that are held go to `held_`, poisoned ones too; failures come back to the queue.
-    void send(renewals batch, bool skip_locked, bool tick);
-    void send_parts(renewals batch, bool skip_locked, bool tick);
+    // Rows that are held go to `held_`, poisoned and slow ones too; failures come back to the
+    // queue. False: it failed, and not at once, so that the next suspect had better wait for a tick.
+    bool send(renewals batch, bool skip_locked, bool tick);
+    bool send_parts(renewals batch, bool skip_locked, bool tick);
     void call(renewals& batch, bool skip_locked, bool tick);
-    void blame(renewals one, call_failure const& e);
+    void put_off(renewals batch, call_failure const& e);
     void give_back(renewals batch);
     void hold(renewals batch);
     void retry_held();
@@ -69,7 +74,7 @@ private:
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     renewals waiting_;
-    renewals held_;                         // somebody else holds their rows
+    renewals held_;                         // somebody else holds their rows, or they failed
     std::map<lease_token, bool> in_flight_; // true: forgotten
     std::vector<mailbox*> outage_boxes_;
     bool ticking_ = true;

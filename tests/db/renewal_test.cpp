@@ -289,3 +289,76 @@ TEST_CASE("P9: a row whose update takes too long delays the others once, and the
     CHECK(eventually([&] { return w.sql.number("SELECT cardinality(vouched) FROM nodes") == 1; }));
     CHECK(a.store->health().since_tick < 10s);
 }
+
+TEST_CASE("P9: rows whose updates take too long are looked for one at a time, and everybody is "
+          "vouched for meanwhile",
+          "[db][renew]") {
+    world w;
+    node a{w.conninfo, "a", {}, 300ms};
+    std::vector<lease_token> tokens;
+    for (int i = 0; i < 100; ++i) {
+        tokens.push_back(a.token());
+        a.acquire(7, tokens.back(), 1, i % 30 == 5 ? "slow" : "fine");
+    }
+    REQUIRE(eventually([&] { return a.box.count(lease_outcome::acquired) == 100; }));
+    w.sql.query("CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "IF NEW.session_id = 'slow' THEN PERFORM pg_sleep(60); END IF; RETURN NEW; END $$;"
+                "CREATE TRIGGER wait BEFORE UPDATE ON agent_subscriptions "
+                "FOR EACH ROW EXECUTE FUNCTION wait();"
+                "CREATE SEQUENCE ticks; GRANT USAGE ON ticks TO PUBLIC;"
+                "CREATE FUNCTION count_tick() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "PERFORM nextval('ticks'); RETURN NEW; END $$;"
+                "CREATE TRIGGER count_tick BEFORE UPDATE ON presence_clock "
+                "FOR EACH ROW EXECUTE FUNCTION count_tick()");
+    auto const vouched = [&] {
+        return w.sql.number("SELECT cardinality(vouched) FROM nodes");
+    };
+    for (auto const& token : tokens) {
+        a.renew(7, token);
+    }
+    CHECK(eventually([&] { return vouched() == 100; }));
+    CHECK(eventually([&] { return a.box.count(lease_outcome::renewed) == 96; }, 60s));
+    CHECK(eventually([&] { return vouched() == 4; }));
+    // Lease time went on: between two ticks no more than one call was let run into its timeout.
+    auto const failures = a.failures.of("renew");
+    CHECK(failures <= w.sql.number("SELECT last_value FROM ticks") + 1);
+}
+
+TEST_CASE("P9: a lock that a trigger waits for on one row holds up that row only", "[db][renew]") {
+    world w;
+    node a{w.conninfo};
+    std::vector<lease_token> tokens;
+    for (int i = 0; i < 100; ++i) {
+        tokens.push_back(a.token());
+        a.acquire(7, tokens.back(), 1, i == 50 ? "stuck" : "fine");
+    }
+    REQUIRE(eventually([&] { return a.box.count(lease_outcome::acquired) == 100; }));
+    w.sql.query("CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "IF NEW.session_id = 'stuck' THEN PERFORM pg_advisory_xact_lock(42); END IF; "
+                "RETURN NEW; END $$;"
+                "CREATE TRIGGER wait BEFORE UPDATE ON agent_subscriptions "
+                "FOR EACH ROW EXECUTE FUNCTION wait()");
+    sql_session holder{w.conninfo};
+    holder.query("SELECT pg_advisory_lock(42)");
+    auto const stuck = a.renew(7, tokens[50]);
+    for (int round = 0; round < 3; ++round) {
+        std::vector<std::uint64_t> keys;
+        for (std::size_t i = 0; i < tokens.size(); ++i) {
+            if (i != 50) {
+                keys.push_back(a.renew(7, tokens[i]));
+            }
+        }
+        for (auto const key : keys) {
+            REQUIRE(a.got(key, lease_outcome::renewed));
+        }
+    }
+    // Lease time goes on, and the one that waits is vouched for.
+    auto const ticked = w.sql.value("SELECT ticked_at FROM presence_clock");
+    CHECK(eventually([&] {
+        return w.sql.value("SELECT ticked_at FROM presence_clock") != ticked &&
+               w.sql.number("SELECT cardinality(vouched) FROM nodes") == 1;
+    }));
+    CHECK(a.box.outcomes(stuck).empty());
+    holder.query("SELECT pg_advisory_unlock(42)");
+    CHECK(a.got(stuck, lease_outcome::renewed, 60s));
+}
