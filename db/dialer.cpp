@@ -23,6 +23,8 @@ using std::chrono::steady_clock;
 constexpr std::chrono::seconds longest_timeout{30};
 // How often a connect under way looks whether it is still wanted.
 constexpr milliseconds glance{100};
+// What an empty item in a list of ports stands for (PostgreSQL docs, "Connection Strings").
+constexpr auto default_port = "5432";
 
 using options = std::map<std::string, std::string>;
 
@@ -100,7 +102,10 @@ std::vector<address> addresses_of(options const& all) {
     };
     std::vector<address> found;
     for (std::size_t i = 0; i < count; ++i) {
-        address const one{at(hosts, i), at(numbers, i), at(ports, i)};
+        address one{at(hosts, i), at(numbers, i), at(ports, i)};
+        if (one.port.empty()) {
+            one.port = default_port;
+        }
         bool const is_name =
             one.hostaddr.empty() && !one.host.empty() && one.host[0] != '/' && one.host[0] != '@';
         for (auto const& number : is_name ? resolve(one.host) : std::vector{one.hostaddr}) {

@@ -159,8 +159,8 @@ void renewer::run() {
         }
         if (steady_clock::now() >= next_look) {
             auto const known = look();
-            next_look = steady_clock::now() +
-                        (known ? options_.timings.sweep : options_.timings.tick());
+            next_look =
+                steady_clock::now() + (known ? options_.timings.sweep : options_.timings.tick());
             continue;
         }
         bool tick = steady_clock::now() >= next_tick;
@@ -216,8 +216,9 @@ bool renewer::may_tick() const {
     return ticking_;
 }
 
-// Those whose rows are held, and those whose turn has not come for long: there was evidence of their
-// clients when they were asked for, and slow calls for others are not to cost them their rows.
+// Those whose rows are held, and those whose turn has not come for long: there was evidence of
+// their clients when they were asked for, and slow calls for others are not to cost them their
+// rows.
 std::string renewer::vouches() const {
     std::lock_guard const lock{mutex_};
     array_literal tokens;

@@ -54,7 +54,8 @@ private:
     bool wait_for_work(time_point next_tick, time_point not_before);
     renewals take();
     // Rows that are held go to `held_`, poisoned and slow ones too; failures come back to the
-    // queue. False: it failed, and not at once, so that the next suspect had better wait for a tick.
+    // queue. False: it failed, and not at once, so that the next suspect had better wait for a
+    // tick.
     bool send(renewals batch, bool skip_locked, bool tick);
     bool send_parts(renewals batch, bool skip_locked, bool tick);
     void call(renewals& batch, bool skip_locked, bool tick);
