@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
 #include <utility>
 #include <variant>
 
@@ -173,9 +174,9 @@ void cable_connection::on_sent() {
 }
 
 void cable_connection::on_end(socket_end how) {
-    if (!std::exchange(ending_, true)) {
-        give_up_all(presence::release_reason::disconnected, how == socket_end::lost);
-    }
+    // Nothing is left of an end that was decided before, unless it failed half-way.
+    auto const was_ending = std::exchange(ending_, true);
+    give_up_all(presence::release_reason::disconnected, how == socket_end::lost && !was_ending);
     if (counted_) {
         auto& figures = shard_.shared().figures;
         if (reason_) {
@@ -348,6 +349,17 @@ void cable_connection::ask(subscription& s, std::optional<std::string> session_i
 }
 
 void cable_connection::on_deadline(time_point now) {
+    try {
+        do_what_is_due(now);
+    } catch (std::exception const& failure) {
+        // For want of memory, say. It has no deadline any more, so nobody would notice its silence.
+        socket_->drop();
+        spdlog::error("cable deadline failed, dropped conn={} address={} why=\"{}\"",
+                      facts_.number, facts_.ticket.address(), failure.what());
+    }
+}
+
+void cable_connection::do_what_is_due(time_point now) {
     auto const& timings = shard_.shared().timings;
     if (now >= resume_at_) {
         resume_at_ = time_point::max();
@@ -471,7 +483,9 @@ void cable_connection::forget(subscription& s) {
 void cable_connection::give_up_all(presence::release_reason why, bool with_grace) {
     auto const grace = shard_.shared().timings.disconnect_grace.count() > 0 && with_grace &&
                        shard_.shared().phase.load() != node_phase::draining;
-    for (auto* s : std::exchange(subscriptions_, {})) {
+    while (!subscriptions_.empty()) {
+        auto* const s = subscriptions_.back();
+        subscriptions_.pop_back();
         if (grace && s->lease.is_live()) {
             // The grace counts from now, so the row has to be fresh, if there is evidence for it.
             s->lease.on_database_back(wheel::clock::now());

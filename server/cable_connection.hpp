@@ -77,6 +77,7 @@ private:
     void bad_frame(std::string_view cause);
     void reject(std::string_view identifier, std::string_view cause);
 
+    void do_what_is_due(time_point now);
     void note_evidence();
     void renew_due(time_point now);
     bool holds_confirmed() const;

@@ -20,6 +20,7 @@
 
 #include <array>
 #include <atomic>
+#include <exception>
 #include <optional>
 #include <utility>
 
@@ -134,9 +135,20 @@ private:
     }
 
     void on_deadline(wheel::clock::time_point) override {
+        // Nobody else keeps this session while it waits for the database.
+        auto const self = shared_from_this();
+        try {
+            give_up_waiting();
+        } catch (std::exception const& failure) {
+            // For want of memory, say. It has no deadline any more.
+            drop();
+            spdlog::error("http deadline failed, dropped address={} why=\"{}\"",
+                          peer_.to_string(), failure.what());
+        }
+    }
+
+    void give_up_waiting() {
         if (lookup_ != 0) {
-            // Nobody else keeps this session while it waits for the database.
-            auto const self = shared_from_this();
             shard_.forget_lookup(std::exchange(lookup_, 0));
             shared().figures.auth_failed(auth_failure::unavailable);
             unavailable("The database did not answer in time.");

@@ -300,12 +300,13 @@ void shard::end_lingering(wheel::clock::time_point now) {
     while (!lingering_.empty() && lingering_.front().until <= now) {
         auto const key = lingering_.front().key;
         lingering_.pop_front();
+        if (!lingering_.empty()) {
+            // First: what follows may fail, and the others still have their time.
+            wheel_.schedule(grace_, lingering_.front().until);
+        }
         if (auto* s = leases_.find(key)) {
             give_up(*s, presence::release_reason::disconnected);
         }
-    }
-    if (!lingering_.empty()) {
-        wheel_.schedule(grace_, lingering_.front().until);
     }
 }
 
@@ -383,8 +384,8 @@ void shard::check_tokens(wheel::clock::time_point now) {
     std::sort(tokens.begin(), tokens.end());
     tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
     if (!tokens.empty()) {
-        checking_tokens_ = true;
         store().check({std::move(tokens), this});
+        checking_tokens_ = true; // the answer is still to be posted
     }
 }
 

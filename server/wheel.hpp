@@ -29,7 +29,8 @@ public:
 
     private:
         friend class wheel;
-        // The deadline has come. May schedule again, may destroy entries, this one included.
+        // The deadline has come. May schedule again, may destroy entries, this one included. When
+        // it throws, the others go on, but this one has no deadline any more.
         virtual void on_deadline(clock::time_point now) = 0;
         void unlink();
 

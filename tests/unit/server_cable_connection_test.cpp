@@ -1,5 +1,5 @@
-// What a connection does with a store that has no room: the one answer that a real PostgreSQL gives
-// only under 65,536 waiting subscribes.
+// What a connection does when the store has no room, which a real PostgreSQL says only under 65,536
+// waiting subscribes, and when there is no memory.
 #include "protocol/codec.hpp"
 #include "server/cable_connection.hpp"
 #include "server/shard.hpp"
@@ -7,9 +7,12 @@
 
 #include <boost/asio/post.hpp>
 
+#include <atomic>
 #include <condition_variable>
+#include <future>
 #include <map>
 #include <mutex>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,6 +54,8 @@ public:
     explicit client(shard& home)
         : home_{home} {}
 
+    std::atomic<bool> has_memory{true}; // for a ping
+
     void start(websocket_owner& owner) override {
         owner_ = &owner;
         post([](websocket_owner& o) { o.on_open(); });
@@ -64,7 +69,13 @@ public:
         post([](websocket_owner& o) { o.on_sent(); });
     }
     void ping() override {
-        post([](websocket_owner& o) { o.on_control(); });
+        if (!has_memory) {
+            throw std::bad_alloc{};
+        }
+        post([](websocket_owner& o) {
+            o.on_received(2);
+            o.on_control();
+        });
     }
     void pause() override {}
     void resume() override {}
@@ -85,6 +96,12 @@ public:
         return changed_.wait_for(lock, limit, [&] { return heard_.find(text) != heard_.npos; });
     }
 
+    // Whether its owner has heard of its end within `limit`.
+    bool has_ended(std::chrono::milliseconds limit = 20s) {
+        std::unique_lock lock{mutex_};
+        return changed_.wait_for(lock, limit, [&] { return has_ended_; });
+    }
+
 private:
     template <class F>
     void post(F f) {
@@ -97,6 +114,11 @@ private:
     void end(socket_end how) {
         if (auto* owner = std::exchange(owner_, nullptr)) {
             owner->on_end(how);
+            {
+                std::lock_guard const lock{mutex_};
+                has_ended_ = true;
+            }
+            changed_.notify_all();
         }
     }
 
@@ -105,10 +127,21 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     std::string heard_;
+    bool has_ended_ = false;
 };
 
 std::string on(presence::agent_id agent) {
     return protocol::encode_identifier("AgentChannel", agent);
+}
+
+std::shared_ptr<client> let_in(shard& home) {
+    auto c = std::make_shared<client>(home);
+    asio::post(home.context(), [&home, c] {
+        cable_facts facts;
+        facts.authorized = true;
+        home.open_cable(c, std::move(facts));
+    });
+    return c;
 }
 
 } // namespace
@@ -125,14 +158,8 @@ TEST_CASE("a store that is full is asked again, for 8 seconds or while another l
     home.start();
     std::vector<std::shared_ptr<client>> clients;
     for (int i = 0; i < 3; ++i) {
-        auto const c = std::make_shared<client>(home);
-        clients.push_back(c);
-        asio::post(home.context(), [&home, c] {
-            cable_facts facts;
-            facts.authorized = true;
-            home.open_cable(c, std::move(facts));
-        });
-        REQUIRE(c->hears("welcome"));
+        clients.push_back(let_in(home));
+        REQUIRE(clients.back()->hears("welcome"));
     }
     auto& patient = *clients[0];
     auto& hopeless = *clients[1];
@@ -154,5 +181,37 @@ TEST_CASE("a store that is full is asked again, for 8 seconds or while another l
     CHECK_FALSE(holding.hears(unavailable, 1s));
     holding.says(protocol::unsubscribe_command{on(3)});
     CHECK(holding.hears(unavailable));
+    home.stop();
+}
+
+TEST_CASE("a connection whose deadline fails is dropped, and what it holds is released") {
+    config settings;
+    metrics figures{"test", "test"};
+    node shared{settings, figures, 10};
+    shared.timings.peer_timeout = 3s; // a WebSocket ping within 1 s
+    cramped_store store;
+    shared.store.store(&store);
+    shared.phase.store(node_phase::serving);
+    shard home{shared};
+    home.start();
+    auto const unlucky = let_in(home);
+    auto const neighbour = let_in(home);
+    for (auto const& c : {unlucky, neighbour}) {
+        REQUIRE(c->hears("welcome"));
+        c->says(protocol::subscribe_command{on(1)});
+        REQUIRE(c->hears("confirm_subscription"));
+    }
+    REQUIRE(home.held_leases() == 2);
+
+    unlucky->has_memory = false;
+    REQUIRE(unlucky->has_ended());
+    // From a socket that is lost: nobody was told.
+    CHECK_FALSE(unlucky->hears("disconnect", 0ms));
+    std::promise<void> answered; // the release, which was asked for in the end
+    asio::post(home.context(), [&] { answered.set_value(); });
+    answered.get_future().wait();
+    CHECK(home.held_leases() == 1);
+    CHECK(home.standing() == 1);
+    CHECK_FALSE(neighbour->hears("disconnect", 0ms));
     home.stop();
 }
