@@ -280,11 +280,13 @@ void app::fail(std::string const& why, int code) {
 void app::watch() {
     monitor_.expires_after(1s);
     monitor_.async_wait([this](error_code ec) {
-        if (ec) {
+        // A look that was due already is not cancelled any more when the drain begins.
+        auto const phase = node_.phase.load();
+        if (ec || phase == node_phase::draining) {
             return;
         }
         auto const health = store_->health();
-        if (health.stale_after_changed) {
+        if (health.stale_after_changed && phase == node_phase::serving) { // else it leaves already
             spdlog::error("app leaves reason=\"{}\"", health.unfit);
             drained_code_ = 1;
             leave();

@@ -2,6 +2,8 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/world.hpp"
 
+#include <csignal>
+
 using namespace presenced::tests;
 
 namespace {
@@ -47,6 +49,18 @@ TEST_CASE("a node that finds another stale_after recorded than it runs with drai
     CHECK(c->next() == "disconnect server_restart reconnect:true");
     CHECK(w.rows() == 0);
     CHECK(w.transitions(agent) == "on subscribed, off disconnected");
+}
+
+TEST_CASE("a node that is leaving already leaves once, whatever it finds recorded meanwhile") {
+    world w;
+    auto const n = w.start_node({{"PRESENCED_DRAIN_DELAY", "3s"}});
+    n->signal(SIGTERM);
+    REQUIRE(eventually([&] { return says(*n, "draining"); }));
+    w.sql().query("UPDATE presence_clock SET stale_after = interval '9 seconds'");
+    // A look at it, and then one a second by whoever decides to leave.
+    CHECK(n->log_has("database does not fit"));
+    CHECK(n->wait() == 0);
+    CHECK_FALSE(has(n->log(), "app leaves"));
 }
 
 TEST_CASE("somebody who holds the clock's row stops lease time, and /readyz and metrics tell") {
