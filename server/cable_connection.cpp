@@ -354,8 +354,8 @@ void cable_connection::on_deadline(time_point now) {
     } catch (std::exception const& failure) {
         // For want of memory, say. It has no deadline any more, so nobody would notice its silence.
         socket_->drop();
-        spdlog::error("cable deadline failed, dropped conn={} address={} why=\"{}\"",
-                      facts_.number, facts_.ticket.address(), failure.what());
+        spdlog::error("cable deadline failed, dropped conn={} address={} why=\"{}\"", facts_.number,
+                      facts_.ticket.address(), failure.what());
     }
 }
 

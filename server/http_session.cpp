@@ -142,8 +142,8 @@ private:
         } catch (std::exception const& failure) {
             // For want of memory, say. It has no deadline any more.
             drop();
-            spdlog::error("http deadline failed, dropped address={} why=\"{}\"",
-                          peer_.to_string(), failure.what());
+            spdlog::error("http deadline failed, dropped address={} why=\"{}\"", peer_.to_string(),
+                          failure.what());
         }
     }
 
