@@ -23,7 +23,8 @@ constexpr auto subscribe_limit = 8s;
 // How long a full store is left alone before the same acquire is asked for again; half of it is
 // chance, so that those who wait do not come back together.
 constexpr std::chrono::milliseconds store_full_pause = 1s;
-// How long the closing handshake may take before the socket is dropped.
+// How long the closing handshake may take before the socket is dropped, whatever it waits for: the
+// peer, or one of Beast's locks (websocket.cpp).
 constexpr auto closing_limit = 5s;
 // What one connection may take of its shard's time: 10,000 frames or 2 MiB a second, and a tenth of
 // a second's worth at once. Beyond, it is read more slowly, so that its neighbours get their turn.
@@ -380,6 +381,8 @@ void cable_connection::do_what_is_due(time_point now) {
         spdlog::info("cable peer silent conn={} address={} seconds={}", facts_.number,
                      facts_.ticket.address(),
                      std::chrono::duration_cast<std::chrono::seconds>(now - evidence_).count());
+        // Of a crowded one nothing was read, because it has taken none of its answers in that time:
+        // each that it takes lets it be read a little further, and that is evidence.
         if (crowded_) {
             shard_.shared().figures.outbox_overflowed();
         }

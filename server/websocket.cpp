@@ -198,7 +198,9 @@ public:
         // From here on nobody starts to read: async_close() does, for the peer's close frame. With
         // a control callback Beast 1.81 would deadlock otherwise: a read that finds the close frame
         // in its buffer goes through the queue before it handles it, holding the read lock; if the
-        // write of our close frame ends meanwhile, each waits for the other's lock for ever.
+        // write of our close frame ends meanwhile, each waits for the other's lock for ever. For
+        // ever is closing_limit at most: then the owner drops the socket, which needs no lock. A
+        // read that was under way when this was called can still get there.
         stream_.async_close(ws::close_code::normal, [self = shared_from_this()](error_code ec) {
             self->fail(ec ? ec : error_code{ws::error::closed});
         });

@@ -543,6 +543,55 @@ TEST_CASE("who reads slowly gets every answer") {
     CHECK(n->metric("presenced_outbox_overflows_total") == 0);
 }
 
+TEST_CASE("who asks for more than it reads is kept for as long as it reads on") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    constexpr auto peer_timeout = 3s; // of a_tenth()
+    raw_connection slow{n->port(), nullptr, {0, 4096}};
+    slow.send(upgrade_request(n->port(), "/cable?token=" + w.token()));
+    REQUIRE(slow.answer()->status == 101);
+    slow.send(client_frame(1, command("subscribe", identifier(agent))));
+    REQUIRE(w.becomes_active(agent));
+    auto const flood = client_frame(1, command("subscribe", std::string(4'000, 'x')));
+    std::string_view rest = flood;
+    auto const send_more = [&] {
+        for (auto sent = 1UL; sent > 0;) {
+            sent = slow.send_some(rest).value_or(0);
+            rest.remove_prefix(sent);
+            rest = rest.empty() ? std::string_view{flood} : rest;
+        }
+    };
+    auto const stops = [&] {
+        return n->metric("presenced_limits_hit_total{limit=\"output\"}");
+    };
+    REQUIRE(eventually([&] {
+        send_more();
+        return stops() > 0;
+    }));
+
+    // It is stuck nearly all the time, and behind that its pongs are: what it reads speaks for it.
+    auto const start = steady::now();
+    std::string heard;
+    for (auto before = stops(); since(start) < 3 * peer_timeout; before = stops()) {
+        std::this_thread::sleep_for(peer_timeout / 3); // the client's pause, under test
+        heard += slow.read(64 * 1024);
+        CHECK(eventually([&] {
+            send_more();
+            return stops() > before;
+        }));
+        REQUIRE(w.is_active(agent));
+    }
+    CHECK(w.rows(agent) == 1);
+    CHECK(heard.find("reject_subscription") != heard.npos);
+    CHECK(heard.find("disconnect") == heard.npos);
+    CHECK(w.transitions(agent) == "on subscribed");
+
+    // It reads no more.
+    CHECK(w.becomes_active(agent, false));
+    CHECK(n->metric("presenced_outbox_overflows_total") == 1);
+}
+
 TEST_CASE("a client that closes, or is killed, is off within a second") {
     world w;
     auto const n = w.start_node();
