@@ -90,6 +90,7 @@ int main(int argc, char** argv) {
     auto* const is_renew = app.add_subcommand("renew", "the store alone, renewing leases");
     is_renew->add_option("--database", renewals.database, "URL; migrated, with agents")->required();
     is_renew->add_option("--sessions", renewals.leases, "how many leases")->capture_default_str();
+    is_renew->add_option("--postgres", renewals.postgres, "PID of the database server");
     is_renew->add_option("--rounds", renewals.rounds, "renewals of each")->capture_default_str();
     is_renew->add_flag("--old-snapshot", renewals.old_snapshot,
                        "while a snapshot is open that is 40 renewals old (ten minutes)");

@@ -171,10 +171,12 @@ nlohmann::ordered_json renew(renewal_plan const& p) {
     auto const before = link.count();
     auto const batches = watcher.batches;
     auto const cpu = look_at(::getpid()).cpu_seconds;
+    auto const database_cpu = look_at(p.postgres).cpu_seconds;
     auto const start = steady::now();
     leases.renew(p.rounds);
     auto const took = std::chrono::duration<double>(steady::now() - start).count();
     auto const burnt = look_at(::getpid()).cpu_seconds - cpu;
+    auto const database_burnt = look_at(p.postgres).cpu_seconds - database_cpu;
     auto const sent = watcher.batches - batches;
     std::this_thread::sleep_for(1500ms);
     auto const after = link.count();
@@ -195,6 +197,7 @@ nlohmann::ordered_json renew(renewal_plan const& p) {
             {"updates_a_renewal", updates / rows},
             {"wal_bytes_a_renewal", (after.wal_bytes - before.wal_bytes) / rows},
             {"client_cpu_us_a_renewal", burnt * 1e6 / rows},
+            {"database_cpu_us_a_renewal", database_burnt * 1e6 / rows},
             {"table_bytes_a_lease", table / static_cast<double>(p.leases)}};
 }
 

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <string>
 
+#include <sys/types.h>
+
 namespace presenced::bench {
 
 struct renewal_plan {
@@ -14,6 +16,7 @@ struct renewal_plan {
     std::size_t rounds = 20;
     // A snapshot that was taken ten minutes ago, as a backup holds one: since then every row has
     // been renewed 40 times, and none of these versions may be pruned.
+    pid_t postgres = 0; // the server's process, to say what it takes; 0: not
     bool old_snapshot = false;
 };
 

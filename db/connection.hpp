@@ -125,7 +125,8 @@ private:
 };
 
 // Of a batch that failed for the sake of one of its elements: how many to send at a time, so that
-// it is found in few calls, of which no more than three fail (the batch, its part, itself).
+// it is found in few calls, of which no more than four fail (the batch, its part, a part of that,
+// itself).
 constexpr std::size_t part_size(std::size_t batch) {
     return batch > 25 ? batch / 20 : 1;
 }

@@ -35,7 +35,7 @@ public:
 
 private:
     using time_point = std::chrono::steady_clock::time_point;
-    static constexpr std::size_t batch_limit = 500;
+    static constexpr std::size_t batch_limit = 2000;
     struct renewal {
         agent_id agent;
         mailbox* box;
