@@ -114,7 +114,7 @@ public:
         CHECK(work_p99 < 100ms);
         if (is_full()) {
             CHECK(growth < 64);
-            CHECK(gap < 4s);
+            CHECK(gap < 4s); // promised: every 3 s
         }
     }
 
