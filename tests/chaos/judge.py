@@ -859,8 +859,10 @@ class Judge:
         """P3: a row whose client answers goes only by its client or by others' hands."""
         before, after = row.gone
         self.judged["removals"] += 1
-        if row.token in self.deleted or (ended is not None and ended <= after
-                                         and session.ended_how != "lease_lost"):
+        if row.token in self.deleted:
+            return
+        if ended is not None and ended <= after and (session.ended_how != "lease_lost"
+                                                     or ended == sub.unsubscribed):
             return
         if session.ended_how == "lease_lost" and ended is not None and any(
                 other.token in self.deleted or other.gone is not None and other.gone[1] <= before

@@ -358,6 +358,22 @@ class Promises(unittest.TestCase):
             h.run(6)
             self.assertEqual([v[0] for v in h.verdict().violations], verdict)
 
+    def test_p3_who_unsubscribed_before_its_session_lost_another_lease_has_lost_nothing(self):
+        h = self.good()
+        h.at(3.05, "unsubscribe", s="1.1", u="1.1")
+        h.drop("tok")
+        h.run(3.5)
+        h.at(3.51, "subscribe", s="1.1", u="1.2", a=AGENT + 1)
+        h.put("tok2", "1.2", AGENT + 1)
+        h.at(3.55, "confirm", s="1.1", u="1.2")
+        h.run(5)
+        h.at(5.01, "deleted", since=5.0, rows=[["tok2", AGENT + 1, "1.2"]])
+        h.drop("tok2")
+        h.run(6)
+        h.at(6.0, "disconnect", s="1.1", reason="lease_lost", reconnect=True)
+        h.run(7)
+        self.assertEqual(h.broken(), [])
+
     def test_p3_a_connection_is_lost_for_no_reason(self):
         h = self.good()
         h.drop("tok")
