@@ -866,6 +866,8 @@ class Judge:
             return
         if session.ended_how == "lease_lost" and ended is not None and any(
                 other.token in self.deleted or other.gone is not None and other.gone[1] <= before
+                and not (self.subs[u].unsubscribed is not None
+                         and self.subs[u].unsubscribed <= other.gone[1])
                 for u in session.subs if u != sub.u for other in self.subs[u].rows):
             return  # it shared its session with one that was lost first
         if ended is not None and session.ended_how not in ("client", "cut", "lease_lost"):
