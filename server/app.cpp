@@ -109,6 +109,7 @@ private:
 
     // While serving: clients of a node that is cut off are sent to other nodes.
     void watch();
+    void note_readiness();
 
     std::size_t standing() const {
         return total([](shard const& s) { return s.standing(); });
@@ -150,6 +151,7 @@ private:
 
     int signals_seen_ = 0;
     int cut_off_checks_ = 0;
+    std::optional<steady::time_point> not_ready_since_;
     steady::time_point left_at_{};
     steady::time_point deadline_{};
     std::size_t portion_ = 0;
@@ -292,6 +294,7 @@ void app::watch() {
             leave();
             return;
         }
+        note_readiness();
         // Three looks in a row: after a stop of the whole process the first one says nothing.
         auto const away = health.unreachable_for;
         cut_off_checks_ = away > node_.timings.unreachable_limit ? cut_off_checks_ + 1 : 0;
@@ -305,6 +308,24 @@ void app::watch() {
         }
         watch();
     });
+}
+
+// Whoever is sent away by /readyz finds the reason in the log, too.
+void app::note_readiness() {
+    auto const why = node_.why_not_ready();
+    if (why.empty() != not_ready_since_.has_value()) {
+        return;
+    }
+    if (!why.empty()) {
+        not_ready_since_ = steady::now();
+        spdlog::warn("app not ready why=\"{}\"", why);
+    } else {
+        spdlog::info(
+            "app ready again after_ms={}",
+            std::chrono::duration_cast<std::chrono::milliseconds>(steady::now() - *not_ready_since_)
+                .count());
+        not_ready_since_.reset();
+    }
 }
 
 // ---- Stopping -------------------------------------------------------------------------------

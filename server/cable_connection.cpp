@@ -391,8 +391,9 @@ void cable_connection::do_what_is_due(time_point now) {
         return;
     }
     if (facts_.expires_at && now >= *facts_.expires_at) {
-        end(protocol::disconnect_reason::token_expired);
-        return;
+        // It may have been extended since: the database decides (P8).
+        facts_.expires_at.reset();
+        shard_.check_tokens_soon();
     }
     for (auto* s : subscriptions_) {
         if (s->lease.state() != presence::lease_state::acquiring) {

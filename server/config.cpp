@@ -337,10 +337,11 @@ std::vector<setting> const& settings() {
         {"PRESENCED_TRANSITIONS_KEEP", "--transitions-keep", "DURATION",
          "How long the log of flips goes back (90d)",
          [](std::string const& text, config& c) {
-             c.transitions_keep = std::chrono::ceil<std::chrono::hours>(parse_duration(text));
-             if (c.transitions_keep < 1h) {
+             auto const given = parse_duration(text);
+             if (given < 1h) {
                  allow("1h or longer");
              }
+             c.transitions_keep = std::chrono::ceil<std::chrono::hours>(given);
          }},
         {"PRESENCED_LOG_LEVEL", "--log-level", "LEVEL", "debug, info, warn or error (info)",
          [](std::string const& text, config& c) {

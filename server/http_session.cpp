@@ -183,11 +183,26 @@ private:
         } else if (path == "/metrics") {
             auto* store = shared().store.load();
             answer(http::status::ok,
-                   shared().figures.exposition(store ? store->health() : db::store_health{}),
+                   shared().figures.exposition(store ? store->health() : db::store_health{},
+                                               shared().why_not_ready().empty()),
                    "text/plain; version=0.0.4; charset=utf-8");
+        } else if (beast::websocket::is_upgrade(request)) {
+            find_peer(request);
+            page_not_found("no cable at this path", view(request[http::field::origin]), request,
+                           "connect to " + shared().settings.path + " (PRESENCED_PATH)");
         } else {
             answer(http::status::not_found, "Page not found\n");
         }
+    }
+
+    // For whom the request is, and by which name it asks for this server.
+    void find_peer(http_request const& request) {
+        // haproxy puts its entry into a field of its own, behind what the client sent.
+        auto from = find_origin(
+            peer_, view(request[http::field::host]), list_of(request, "X-Forwarded-For"),
+            list_of(request, "X-Forwarded-Host"), shared().settings.trusted_proxies);
+        address_ = std::move(from.address);
+        host_ = std::move(from.host);
     }
 
     void upgrade(http_request request);
@@ -196,10 +211,11 @@ private:
 
     void page_not_found(std::string_view why, std::string_view origin, http_request const& request,
                         std::string_view cure) {
-        spdlog::warn("http upgrade refused status=404 why=\"{}\" origin={} host={} "
+        auto const target = view(request.target());
+        spdlog::warn("http upgrade refused status=404 why=\"{}\" path={} origin={} host={} "
                      "http={}.{} address={} cure=\"{}\"",
-                     why, shown(origin), shown(host_), request.version() / 10,
-                     request.version() % 10, address_, cure);
+                     why, shown(target.substr(0, target.find('?'))), shown(origin), shown(host_),
+                     request.version() / 10, request.version() % 10, address_, cure);
         refuse(http::status::not_found, "Page not found");
     }
 
@@ -297,12 +313,7 @@ void session::upgrade(http_request request) {
     auto const origin = request.find(http::field::origin);
     auto const has_origin = origin != request.end();
     auto const origin_text = has_origin ? view(origin->value()) : std::string_view{};
-    // haproxy puts its entry into a field of its own, behind what the client sent.
-    auto from =
-        find_origin(peer_, view(request[http::field::host]), list_of(request, "X-Forwarded-For"),
-                    list_of(request, "X-Forwarded-Host"), settings.trusted_proxies);
-    address_ = std::move(from.address);
-    host_ = std::move(from.host);
+    find_peer(request);
 
     if (!beast::websocket::is_upgrade(request)) {
         page_not_found("no WebSocket upgrade", origin_text, request,

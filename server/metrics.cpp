@@ -131,6 +131,7 @@ struct metrics::figures : registered {
         family(prometheus::BuildCounter(), "presenced_sweep_repairs_total",
                "What this node's sweep put right: stale rows (expired), flags (reconciled)."),
         "cause"};
+    Gauge& is_ready = gauge("presenced_ready", "1 while /readyz says ready.");
     Gauge& database = gauge("presenced_database_up", "1 while the database answers.");
     labelled<Histogram> statements{family(prometheus::BuildHistogram(),
                                           "presenced_database_seconds",
@@ -180,10 +181,11 @@ metrics::metrics(std::string_view version, std::string_view node)
 
 metrics::~metrics() = default;
 
-std::string metrics::exposition(db::store_health const& health) {
+std::string metrics::exposition(db::store_health const& health, bool ready) {
     auto const age = [](std::chrono::milliseconds d) {
         return d == std::chrono::milliseconds::max() ? -1.0 : seconds{d}.count();
     };
+    figures_->is_ready.Set(ready ? 1 : 0);
     figures_->since_tick.Set(age(health.since_tick));
     figures_->since_sweep.Set(age(health.since_sweep));
     figures_->oldest_renewal.Set(age(health.oldest_renewal));

@@ -37,7 +37,7 @@ public:
     ~metrics() override;
 
     // Text exposition format. `health` and the rest are read at this moment.
-    std::string exposition(db::store_health const& health);
+    std::string exposition(db::store_health const& health, bool ready);
 
     void connections_limit(std::size_t limit);
     void connection_opened();

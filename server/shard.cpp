@@ -370,6 +370,10 @@ void shard::database_back() {
 
 // ---- Tokens of live connections ---------------------------------------------------------------
 
+void shard::check_tokens_soon() {
+    wheel_.schedule(token_check_, wheel::clock::now());
+}
+
 void shard::check_tokens(wheel::clock::time_point now) {
     wheel_.schedule(token_check_, now + token_check_interval);
     if (checking_tokens_) {

@@ -69,6 +69,8 @@ public:
     std::minstd_rand& random() { return random_; }
     // `{"type":"ping"}` of this second, encoded once for all.
     frame const& ping_frame();
+    // Asks the database about all tokens in the next round of the wheel: one may have run out.
+    void check_tokens_soon();
 
     // A request asked for an upgrade and may have it.
     void open_cable(std::shared_ptr<websocket> socket, cable_facts facts);

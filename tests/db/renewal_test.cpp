@@ -19,6 +19,18 @@ TEST_CASE("renew: only last_seen_at of its own row changes", "[db][renew]") {
     CHECK(w.sql.value(rest) == before);
 }
 
+TEST_CASE("a subscription's row is not given to another agent", "[db][renew]") {
+    world w;
+    node a{w.conninfo};
+    auto const token = a.token();
+    REQUIRE(a.got(a.acquire(7, token), lease_outcome::acquired));
+    // Its client would be left deaf, and nobody would tell it.
+    CHECK_THROWS(w.sql.query("UPDATE agent_subscriptions SET agent_id = 8"));
+    CHECK_THROWS(w.sql.query("UPDATE agent_subscriptions SET token = 'x'"));
+    CHECK(w.rows("agent_id = 7") == 1);
+    CHECK(a.got(a.renew(7, token), lease_outcome::renewed));
+}
+
 TEST_CASE("P4: a renewal never brings a removed row back", "[db][renew]") {
     world w;
     node a{w.conninfo};

@@ -199,6 +199,22 @@ TEST_CASE("a session ends when its token expires, and may not come back with it"
     CHECK(w.becomes_active(agent, false, 1s));
 }
 
+TEST_CASE("P8: a token that was extended while its session lived ends when the database says so") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    w.sql().query("UPDATE access_tokens SET expires_at = clock_timestamp() + interval '2 seconds'");
+    auto const first_end = steady::now() + 2s;
+    auto const c = w.subscriber(*n, agent);
+    w.sql().query("UPDATE access_tokens SET expires_at = expires_at + interval '1 day'");
+    // Past its first end, and past the question that it makes the node ask.
+    CHECK(eventually([&] { return steady::now() > first_end + 1s; }));
+    CHECK(c->next(0ms) == "nothing");
+    CHECK(w.is_active(agent));
+    w.sql().query("UPDATE access_tokens SET expires_at = clock_timestamp()");
+    CHECK(c->next(31s) == "disconnect token_expired reconnect:false");
+}
+
 TEST_CASE("with a grace a connection that was lost keeps its row that long, once") {
     world w;
     auto const n = w.start_node({{"PRESENCED_DISCONNECT_GRACE", "1500ms"}});
@@ -287,6 +303,7 @@ TEST_CASE("/metrics has every family") {
                                "presenced_flips_total",
                                "presenced_sweep_repairs_total",
                                "presenced_last_sweep_age_seconds",
+                               "presenced_ready",
                                "presenced_database_up",
                                "presenced_database_seconds",
                                "presenced_queue_depth",
@@ -302,6 +319,7 @@ TEST_CASE("/metrics has every family") {
     }
     auto const m = n->metrics();
     CHECK(m.at("presenced_database_up") == 1);
+    CHECK(m.at("presenced_ready") == 1);
     CHECK(m.at("presenced_flips_total{direction=\"on\",reason=\"subscribed\"}") == 1);
     CHECK(m.at("presenced_flips_total{direction=\"off\",reason=\"unsubscribed\"}") == 1);
     CHECK(m.at("presenced_sweep_repairs_total{cause=\"reconciled\"}") == 1);

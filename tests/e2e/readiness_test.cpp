@@ -73,11 +73,14 @@ TEST_CASE("somebody who holds the clock's row stops lease time, and /readyz and 
     REQUIRE(eventually([&] { return says(*n, "lease time stands still"); }));
     CHECK(has(n->get("/readyz").body, "presence_clock"));
     CHECK(n->metric("presenced_last_tick_age_seconds") >= 1);
+    CHECK(n->metric("presenced_ready") == 0);
+    CHECK(eventually([&] { return n->log_has("app not ready why="); }));
     auto const renewed = n->metric("presenced_renewals_total{result=\"renewed\"}");
     CHECK(eventually(
         [&] { return n->metric("presenced_renewals_total{result=\"renewed\"}") > renewed; }));
     holder.query("ROLLBACK");
     CHECK(eventually([&] { return n->get("/readyz").status == 200; }));
+    CHECK(eventually([&] { return n->log_has("app ready again after_ms="); }));
     CHECK(n->metric("presenced_last_tick_age_seconds") < 1);
     CHECK(w.rows(agent) == 1);
 }

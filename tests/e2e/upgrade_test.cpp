@@ -21,8 +21,11 @@ TEST_CASE("without an upgrade, on another path or from another origin there is o
         CHECK(n->get(target).status == 404);
         CHECK(http_request(n->port(), target, {}, "POST").status == 404);
     }
-    SECTION("another path") {
+    SECTION("another path, which the log explains without the token") {
         CHECK(try_upgrade(n->port(), "/other?token=" + w.token()).status == 404);
+        CHECK(n->log_has("path=/other "));
+        CHECK(n->log_has("PRESENCED_PATH"));
+        CHECK_FALSE(n->log_has(w.token()));
         CHECK(try_upgrade(n->port(), "/cable/?token=" + w.token()).status == 404);
     }
     SECTION("another origin, which the log explains") {

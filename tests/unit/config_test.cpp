@@ -194,6 +194,7 @@ TEST_CASE("a bad value is refused with the setting, the value and what is allowe
                      {"PRESENCED_TRUSTED_PROXIES", "proxy.example", "addresses and blocks"},
                      {"PRESENCED_TRANSITIONS_KEEP", "90", "a number and its unit"},
                      {"PRESENCED_TRANSITIONS_KEEP", "0s", "1h or longer"},
+                     {"PRESENCED_TRANSITIONS_KEEP", "59m", "1h or longer"},
                      {"PRESENCED_LOG_LEVEL", "verbose", "debug, info, warn or error"},
                      {"PRESENCED_LOG_FORMAT", "xml", "text or json"}}));
     CAPTURE(b.variable, b.value);
