@@ -865,10 +865,12 @@ class Judge:
                                                      or ended == sub.unsubscribed):
             return
         if session.ended_how == "lease_lost" and ended is not None and any(
-                other.token in self.deleted or other.gone is not None and other.gone[1] <= before
-                and not (self.subs[u].unsubscribed is not None
-                         and self.subs[u].unsubscribed <= other.gone[1])
-                for u in session.subs if u != sub.u for other in self.subs[u].rows):
+                u in self.deleted_u or any(
+                    other.gone is not None and other.gone[1] <= before
+                    and not (self.subs[u].unsubscribed is not None
+                             and self.subs[u].unsubscribed <= other.gone[1])
+                    for other in self.subs[u].rows)
+                for u in session.subs if u != sub.u):
             return  # it shared its session with one that was lost first
         if ended is not None and session.ended_how not in ("client", "cut", "lease_lost"):
             # The verdict on it came first, and its client heard of it later.

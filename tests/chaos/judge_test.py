@@ -375,6 +375,17 @@ class Promises(unittest.TestCase):
         self.assertEqual(len(blamed), 1)
         self.assertIn("subscription 1.2", blamed[0])
 
+    def test_p3_a_row_that_no_snapshot_saw_was_deleted_and_its_session_lost_the_other(self):
+        h = self.good()
+        h.at(3.02, "subscribe", s="1.1", u="1.2", a=AGENT + 1)
+        h.at(3.03, "confirm", s="1.1", u="1.2")
+        h.at(3.05, "deleted", since=3.04, rows=[["tok2", AGENT + 1, "1.2"]])
+        h.run(4)
+        h.at(4.01, "disconnect", s="1.1", reason="lease_lost", reconnect=True)
+        h.drop("tok")
+        h.run(6)
+        self.assertNotIn("P3", h.broken())
+
     def test_p3_a_connection_is_lost_for_no_reason(self):
         h = self.good()
         h.drop("tok")
