@@ -14,9 +14,9 @@ struct renewal_plan {
     std::string database; // migrated, with agents
     std::size_t leases = 15'000;
     std::size_t rounds = 20;
+    pid_t postgres = 0; // the server's process, to say what it takes; 0: not
     // A snapshot that was taken ten minutes ago, as a backup holds one: since then every row has
     // been renewed 40 times, and none of these versions may be pruned.
-    pid_t postgres = 0; // the server's process, to say what it takes; 0: not
     bool old_snapshot = false;
 };
 

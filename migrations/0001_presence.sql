@@ -21,9 +21,9 @@ CREATE TABLE agents (
 -- The sweep asks "which flags are on"; without this it would read every agent there is.
 CREATE INDEX agents_routing_active ON agents (id) WHERE routing_active;
 
--- last_seen_at stands in no index and nine tenths of every page stay free, so that a renewal is a HOT
--- update: it touches one heap page and no index. Half would do, but for old snapshots: while a backup
--- holds one, no version it may see is pruned, pages fill up and renewals have to go to others.
+-- last_seen_at stands in no index and nine tenths of every page stay free, so that a renewal is a
+-- HOT update: it touches one heap page and no index. Half would do, but for old snapshots: while a
+-- backup holds one, no version it may see is pruned, pages fill up and renewals go to others.
 CREATE TABLE agent_subscriptions (
     agent_id     bigint NOT NULL REFERENCES agents ON DELETE CASCADE,
     token        text COLLATE "C" PRIMARY KEY,

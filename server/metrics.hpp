@@ -36,7 +36,8 @@ public:
     metrics(std::string_view version, std::string_view node);
     ~metrics() override;
 
-    // Text exposition format. `health` and the rest are read at this moment.
+    // Text exposition format. `health`, `ready` (what /readyz says) and the rest are of this
+    // moment.
     std::string exposition(db::store_health const& health, bool ready);
 
     void connections_limit(std::size_t limit);

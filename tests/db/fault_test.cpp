@@ -4,11 +4,6 @@
 #include <csignal>
 #include <thread>
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 using namespace presenced;
 using namespace presenced::tests;
 
@@ -16,16 +11,6 @@ namespace {
 
 std::string quoted(lease_token const& token) {
     return "'" + std::string{token.view()} + "'";
-}
-
-// A trigger of somebody else's that does `action` to rows for which `condition` holds.
-void raise_on(world& w, std::string const& event, std::string const& condition,
-              std::string const& action) {
-    w.sql.query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF " +
-                condition + " THEN " + action +
-                "; END IF; RETURN NEW; END $$;"
-                "CREATE TRIGGER refuse BEFORE " +
-                event + " ON agent_subscriptions FOR EACH ROW EXECUTE FUNCTION refuse()");
 }
 
 // While `push` asks for them, these agents are held, so that what is asked for gathers in the busy
@@ -136,7 +121,7 @@ TEST_CASE("a release that the database refuses is kept and done when it can be",
 TEST_CASE("P9: what a trigger refuses stays alone, and costs nobody the connection",
           "[db][fault]") {
     world w;
-    raise_on(w, "INSERT", "NEW.session_id = 'poison'", "RAISE EXCEPTION 'no'");
+    w.add_trigger("INSERT", "NEW.session_id = 'poison'", "RAISE EXCEPTION 'no'");
     node a{w.conninfo};
     REQUIRE(a.is_up());
     auto const sessions = w.backends("true");
@@ -171,7 +156,7 @@ TEST_CASE("P9: what a trigger refuses stays alone, and costs nobody the connecti
     CHECK(a.box.outcomes(good[50]).empty());
     a.store->abandon(4, token);
     CHECK(a.got(poison, lease_outcome::abandoned));
-    w.sql.query("DROP TRIGGER refuse ON agent_subscriptions");
+    w.drop_trigger();
     CHECK(a.got(good[50], lease_outcome::acquired));
     CHECK(w.rows() == 600);
 }
@@ -179,7 +164,7 @@ TEST_CASE("P9: what a trigger refuses stays alone, and costs nobody the connecti
 TEST_CASE("P9: an agent whose calls take too long delays the others once, and then only itself",
           "[db][fault]") {
     world w;
-    raise_on(w, "INSERT", "NEW.agent_id = 3", "PERFORM pg_sleep(60)");
+    w.add_trigger("INSERT", "NEW.agent_id = 3", "PERFORM pg_sleep(60)");
     node a{w.conninfo, "a", {}, 500ms};
     REQUIRE(a.is_up());
     // 3 and 5 share a lane.
@@ -196,7 +181,7 @@ TEST_CASE("P9: an agent whose calls take too long delays the others once, and th
         CHECK(a.box.outcomes(key).empty());
     }
     CHECK(a.is_up());
-    w.sql.query("DROP TRIGGER refuse ON agent_subscriptions");
+    w.drop_trigger();
     for (auto const key : stuck) {
         CHECK(a.got(key, lease_outcome::acquired));
     }
@@ -208,7 +193,7 @@ TEST_CASE("P9: an agent whose calls take too long delays the others once, and th
 TEST_CASE("P9: a batch in which one agent takes too long: the others follow at once",
           "[db][fault]") {
     world w;
-    raise_on(w, "INSERT", "NEW.agent_id = 3", "PERFORM pg_sleep(60)");
+    w.add_trigger("INSERT", "NEW.agent_id = 3", "PERFORM pg_sleep(60)");
     node a{w.conninfo, "a", {}, 500ms};
     REQUIRE(a.is_up());
     auto const began = std::chrono::steady_clock::now();
@@ -506,88 +491,4 @@ TEST_CASE("a connection that hangs is given up and replaced", "[db][fault]") {
     // The frozen ones had been told to end, and what they were sent is late.
     CHECK(eventually([&] { return w.backends("true").size() == 6; }));
     CHECK(w.rows() == 2);
-}
-
-namespace {
-
-// Takes connections and never says a word; once `full`, does not even take them.
-struct black_hole {
-    explicit black_hole(bool full)
-        : listener{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)} {
-        sockaddr_in address{};
-        address.sin_family = AF_INET;
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof address;
-        auto* const generic = reinterpret_cast<sockaddr*>(&address);
-        if (::bind(listener, generic, size) != 0 || ::listen(listener, full ? 0 : 100) != 0 ||
-            ::getsockname(listener, generic, &size) != 0) {
-            throw std::runtime_error{"no black hole"};
-        }
-        port = ntohs(address.sin_port);
-        for (int i = 0; full && i < 4; ++i) {
-            clients.push_back(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-            ::connect(clients.back(), generic, size);
-        }
-    }
-    ~black_hole() {
-        for (int const fd : clients) {
-            ::close(fd);
-        }
-        ::close(listener);
-    }
-    int listener;
-    int port = 0;
-    std::vector<int> clients;
-};
-
-} // namespace
-
-TEST_CASE("connect: a host that says nothing is given up, and the next one tried",
-          "[db][connect]") {
-    world w;
-    black_hole const hole{GENERATE(false, true)};
-    auto const port = w.sql.value("SELECT current_setting('port')");
-    auto const database = w.sql.value("SELECT current_database()");
-    node a{"postgresql://postgres@127.0.0.1:" + std::to_string(hole.port) + ",127.0.0.1:" + port +
-           "/" + database + "?connect_timeout=1&target_session_attrs=read-write"};
-    REQUIRE(a.is_up(20s));
-    CHECK(a.got(a.acquire(3, a.token()), lease_outcome::acquired));
-    // A standby is preferred, there is none, and the primary does.
-    node b{"postgresql://postgres@127.0.0.1:" + port + "/" + database +
-           "?target_session_attrs=prefer-standby"};
-    CHECK(b.is_up(20s));
-}
-
-TEST_CASE("connect: a database that says nothing is named, and holds up no stop", "[db][connect]") {
-    black_hole const hole{GENERATE(false, true)};
-    auto const port = std::to_string(hole.port);
-    auto const at = "host=127.0.0.1,127.0.0.1 port=" + port + "," + port;
-    node a{at + " connect_timeout=1"};
-    REQUIRE(eventually([&] {
-        return a.store->health().problem ==
-               "no answer from 127.0.0.1 port " + port + " within 1000 ms";
-    }));
-    CHECK_FALSE(a.store->health().reachable);
-    node b{at + " connect_timeout=600"};
-    b.store->stop(std::chrono::steady_clock::now());
-    // Before any of its threads came to the end of the time for a host, which is half a minute.
-    auto const problem = b.store->health().problem;
-    INFO(problem);
-    CHECK(problem.find("no answer") == problem.npos);
-}
-
-TEST_CASE("stop: a database that is away does not hold it up, and what is left is counted",
-          "[db][stop]") {
-    postgres server;
-    auto const conninfo = server.create_database();
-    node a{conninfo};
-    REQUIRE(a.is_up());
-    server.freeze();
-    a.release(3, a.token());
-    a.release(4, a.token());
-    auto const began = std::chrono::steady_clock::now();
-    // While it hangs: two are left, and would not be if it had been waited for.
-    CHECK(a.store->stop(began + 500ms) == 2);
-    CHECK(a.store->stop(began) == 2);
-    server.thaw();
 }

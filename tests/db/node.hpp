@@ -218,6 +218,16 @@ struct world {
     long rows(std::string const& where = "true") {
         return sql.number("SELECT count(*) FROM agent_subscriptions WHERE " + where);
     }
+    // A trigger of somebody else's that does `action` to rows for which `condition` holds.
+    void add_trigger(std::string const& event, std::string const& condition,
+                     std::string const& action) {
+        sql.query("CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF " +
+                  condition + " THEN " + action +
+                  "; END IF; RETURN NEW; END $$;"
+                  "CREATE TRIGGER theirs BEFORE " +
+                  event + " ON agent_subscriptions FOR EACH ROW EXECUTE FUNCTION theirs()");
+    }
+    void drop_trigger() { sql.query("DROP TRIGGER theirs ON agent_subscriptions"); }
     // The backends of presenced in this database that are in the middle of a statement so named.
     std::vector<pid_t> backends(std::string const& condition) {
         std::vector<pid_t> pids;

@@ -270,25 +270,26 @@ TEST_CASE("renew: a row whose update the database refuses delays nobody else", "
     CHECK(a.got(keys[5], lease_outcome::renewed));
 }
 
-TEST_CASE("P9: a row whose update takes too long delays the others once, and then only itself",
-          "[db][renew]") {
-    world w;
-    node a{w.conninfo, "a", {}, 300ms};
+namespace {
+
+// A hundred subscriptions of agent 7, whose session_id says `special` where `is_special(i)`.
+template <class Choice>
+std::vector<lease_token> subscribe_hundred(node& a, std::string const& special, Choice is_special) {
     std::vector<lease_token> tokens;
     for (int i = 0; i < 100; ++i) {
         tokens.push_back(a.token());
-        a.acquire(7, tokens.back(), 1, i == 50 ? "slow" : "fine");
+        a.acquire(7, tokens.back(), 1, is_special(i) ? special : "fine");
     }
     REQUIRE(eventually([&] { return a.box.count(lease_outcome::acquired) == 100; }));
-    w.sql.query("CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-                "IF NEW.session_id = 'slow' THEN PERFORM pg_sleep(60); END IF; RETURN NEW; END $$;"
-                "CREATE TRIGGER wait BEFORE UPDATE ON agent_subscriptions "
-                "FOR EACH ROW EXECUTE FUNCTION wait()");
-    auto const stuck = a.renew(7, tokens[50]);
+    return tokens;
+}
+
+// Each of them but one is renewed, time and again.
+void renew_all_but(node& a, std::vector<lease_token> const& tokens, std::size_t left_out) {
     for (int round = 0; round < 5; ++round) {
         std::vector<std::uint64_t> keys;
         for (std::size_t i = 0; i < tokens.size(); ++i) {
-            if (i != 50) {
+            if (i != left_out) {
                 keys.push_back(a.renew(7, tokens[i]));
             }
         }
@@ -296,9 +297,25 @@ TEST_CASE("P9: a row whose update takes too long delays the others once, and the
             REQUIRE(a.got(key, lease_outcome::renewed));
         }
     }
-    CHECK(a.failures.of("renew") <= 3); // all of them, a tenth, itself
+}
+
+long vouched(world& w) {
+    return w.sql.number("SELECT cardinality(vouched) FROM nodes");
+}
+
+} // namespace
+
+TEST_CASE("P9: a row whose update takes too long delays the others once, and then only itself",
+          "[db][renew]") {
+    world w;
+    node a{w.conninfo, "a", {}, 300ms};
+    auto const tokens = subscribe_hundred(a, "slow", [](int i) { return i == 50; });
+    w.add_trigger("UPDATE", "NEW.session_id = 'slow'", "PERFORM pg_sleep(60)");
+    auto const stuck = a.renew(7, tokens[50]);
+    renew_all_but(a, tokens, 50);
+    CHECK(a.failures.of("renew") <= 3); // all of them, a twentieth, itself
     CHECK(a.box.outcomes(stuck).empty());
-    CHECK(eventually([&] { return w.sql.number("SELECT cardinality(vouched) FROM nodes") == 1; }));
+    CHECK(eventually([&] { return vouched(w) == 1; }));
     CHECK(a.store->health().since_tick < 10s);
 }
 
@@ -307,30 +324,19 @@ TEST_CASE("P9: rows whose updates take too long are looked for one at a time, an
           "[db][renew]") {
     world w;
     node a{w.conninfo, "a", {}, 300ms};
-    std::vector<lease_token> tokens;
-    for (int i = 0; i < 100; ++i) {
-        tokens.push_back(a.token());
-        a.acquire(7, tokens.back(), 1, i % 30 == 5 ? "slow" : "fine");
-    }
-    REQUIRE(eventually([&] { return a.box.count(lease_outcome::acquired) == 100; }));
-    w.sql.query("CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-                "IF NEW.session_id = 'slow' THEN PERFORM pg_sleep(60); END IF; RETURN NEW; END $$;"
-                "CREATE TRIGGER wait BEFORE UPDATE ON agent_subscriptions "
-                "FOR EACH ROW EXECUTE FUNCTION wait();"
-                "CREATE SEQUENCE ticks; GRANT USAGE ON ticks TO PUBLIC;"
+    auto const tokens = subscribe_hundred(a, "slow", [](int i) { return i % 30 == 5; });
+    w.add_trigger("UPDATE", "NEW.session_id = 'slow'", "PERFORM pg_sleep(60)");
+    w.sql.query("CREATE SEQUENCE ticks; GRANT USAGE ON ticks TO PUBLIC;"
                 "CREATE FUNCTION count_tick() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
                 "PERFORM nextval('ticks'); RETURN NEW; END $$;"
                 "CREATE TRIGGER count_tick BEFORE UPDATE ON presence_clock "
                 "FOR EACH ROW EXECUTE FUNCTION count_tick()");
-    auto const vouched = [&] {
-        return w.sql.number("SELECT cardinality(vouched) FROM nodes");
-    };
     for (auto const& token : tokens) {
         a.renew(7, token);
     }
-    CHECK(eventually([&] { return vouched() == 100; }));
+    CHECK(eventually([&] { return vouched(w) == 100; }));
     CHECK(eventually([&] { return a.box.count(lease_outcome::renewed) == 96; }, 60s));
-    CHECK(eventually([&] { return vouched() == 4; }));
+    CHECK(eventually([&] { return vouched(w) == 4; }));
     // Lease time went on: between two ticks no more than one call was let run into its timeout.
     auto const failures = a.failures.of("renew");
     CHECK(failures <= w.sql.number("SELECT last_value FROM ticks") + 1);
@@ -339,36 +345,16 @@ TEST_CASE("P9: rows whose updates take too long are looked for one at a time, an
 TEST_CASE("P9: a lock that a trigger waits for on one row holds up that row only", "[db][renew]") {
     world w;
     node a{w.conninfo};
-    std::vector<lease_token> tokens;
-    for (int i = 0; i < 100; ++i) {
-        tokens.push_back(a.token());
-        a.acquire(7, tokens.back(), 1, i == 50 ? "stuck" : "fine");
-    }
-    REQUIRE(eventually([&] { return a.box.count(lease_outcome::acquired) == 100; }));
-    w.sql.query("CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-                "IF NEW.session_id = 'stuck' THEN PERFORM pg_advisory_xact_lock(42); END IF; "
-                "RETURN NEW; END $$;"
-                "CREATE TRIGGER wait BEFORE UPDATE ON agent_subscriptions "
-                "FOR EACH ROW EXECUTE FUNCTION wait()");
+    auto const tokens = subscribe_hundred(a, "stuck", [](int i) { return i == 50; });
+    w.add_trigger("UPDATE", "NEW.session_id = 'stuck'", "PERFORM pg_advisory_xact_lock(42)");
     sql_session holder{w.conninfo};
     holder.query("SELECT pg_advisory_lock(42)");
     auto const stuck = a.renew(7, tokens[50]);
-    for (int round = 0; round < 3; ++round) {
-        std::vector<std::uint64_t> keys;
-        for (std::size_t i = 0; i < tokens.size(); ++i) {
-            if (i != 50) {
-                keys.push_back(a.renew(7, tokens[i]));
-            }
-        }
-        for (auto const key : keys) {
-            REQUIRE(a.got(key, lease_outcome::renewed));
-        }
-    }
+    renew_all_but(a, tokens, 50);
     // Lease time goes on, and the one that waits is vouched for.
     auto const ticked = w.sql.value("SELECT ticked_at FROM presence_clock");
     CHECK(eventually([&] {
-        return w.sql.value("SELECT ticked_at FROM presence_clock") != ticked &&
-               w.sql.number("SELECT cardinality(vouched) FROM nodes") == 1;
+        return w.sql.value("SELECT ticked_at FROM presence_clock") != ticked && vouched(w) == 1;
     }));
     CHECK(a.box.outcomes(stuck).empty());
     holder.query("SELECT pg_advisory_unlock(42)");

@@ -2,6 +2,8 @@
 
 #include "tests/support/scale.hpp"
 
+#include <nlohmann/json.hpp>
+
 #include <atomic>
 #include <stdexcept>
 
@@ -158,6 +160,10 @@ std::string identifier(std::int64_t agent, std::string const& session_id) {
         text += R"(,"session_id":")" + session_id + '"';
     }
     return text + '}';
+}
+
+std::string command(std::string const& name, std::string const& identifier) {
+    return nlohmann::json{{"command", name}, {"identifier", identifier}}.dump();
 }
 
 } // namespace presenced::tests

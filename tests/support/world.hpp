@@ -79,5 +79,7 @@ private:
 
 // `{"channel":"AgentChannel","agent_id":7}`, with "session_id" when it is not empty.
 std::string identifier(std::int64_t agent, std::string const& session_id = {});
+// A client's command as JSON, for those who frame it themselves.
+std::string command(std::string const& name, std::string const& identifier);
 
 } // namespace presenced::tests

@@ -1,0 +1,232 @@
+// Clients that send more than is read of them, and clients that read less than they ask for.
+#include "tests/support/catch.hpp"
+#include "tests/support/raw_http.hpp"
+#include "tests/support/world.hpp"
+
+#include <optional>
+#include <string_view>
+#include <thread>
+
+using namespace presenced::tests;
+
+namespace {
+
+// Rejected at once: what this answers stands behind all that was sent before.
+std::string const no_channel = R"({"channel":"NoSuchChannel"})";
+
+} // namespace
+
+TEST_CASE("a flood is slowed down, never closed, and nobody else waits for it") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    raw_connection flooder{n->port()};
+    flooder.send(upgrade_request(n->port(), "/cable?token=" + w.token()));
+    REQUIRE(flooder.answer()->status == 101);
+    std::string flood;
+    SECTION("of commands") {
+        for (int i = 0; i < 15'000; ++i) {
+            flood += client_frame(1, command("unsubscribe", std::to_string(i)));
+        }
+    }
+    SECTION("of bytes") {
+        for (int i = 0; i < 48; ++i) {
+            flood += client_frame(1, std::string(64 * 1024, ' '));
+        }
+    }
+    SECTION("of pings") {
+        for (int i = 0; i < 15'000; ++i) {
+            flood += client_frame(9, "");
+        }
+    }
+    SECTION("of a message that never ends") {
+        flood = client_frame(1, "{", false);
+        for (int i = 0; i < 450'000; ++i) {
+            flood += client_frame(0, "", false);
+        }
+        flood += client_frame(0, "}");
+    }
+    flood += client_frame(1, command("subscribe", no_channel));
+    auto const neighbour = w.session(*n);
+    auto const start = steady::now();
+    std::thread sending{[&] {
+        // Reads what it is sent, like any client.
+        for (std::string_view rest = flood; !rest.empty();) {
+            rest.remove_prefix(flooder.send_some(rest).value_or(rest.size()));
+            flooder.read(1, 0ms);
+        }
+    }};
+    for (int i = 0; i < 20; ++i) {
+        auto const asked = steady::now();
+        neighbour->subscribe(identifier(agent, std::to_string(i)));
+        REQUIRE(neighbour->next() == "confirm " + identifier(agent, std::to_string(i)));
+        CHECK(since(asked) < 1s);
+    }
+    sending.join();
+    auto const heard = flooder.read_until("reject_subscription");
+    CHECK(heard.find("reject_subscription") != heard.npos);
+    CHECK(since(start) >= 1s); // 10,000 frames or 2 MiB a second
+    CHECK(n->metric("presenced_limits_hit_total{limit=\"input\"}") >= 3);
+    flooder.send(client_frame(1, command("subscribe", identifier(agent, "flooder"))));
+    auto const answer = flooder.read_until("confirm_subscription");
+    CHECK(answer.find("confirm_subscription") != answer.npos);
+}
+
+TEST_CASE("a flooder that is killed is off within a second, whatever it has left behind") {
+    // The next ping would meet a kernel that knows the socket no more, and be answered with a
+    // reset: it has to be far away.
+    world w{timings(1, 1)};
+    auto const n = w.start_node({{"PRESENCED_PING", "4900ms"}});
+    auto const agent = w.add_agent();
+    // A client across a network: on loopback the kernel would keep megabytes for it.
+    std::optional<raw_connection> flooder{std::in_place, n->port(), nullptr,
+                                          raw_connection::buffers{64 * 1024, 0}};
+    flooder->send(upgrade_request(n->port(), "/cable?token=" + w.token()));
+    REQUIRE(flooder->answer()->status == 101);
+    flooder->send(client_frame(1, command("subscribe", identifier(agent))));
+    auto const answer = flooder->read_until("confirm_subscription");
+    REQUIRE(answer.find("confirm_subscription") != answer.npos);
+    std::string flood;
+    for (int i = 0; i < 500; ++i) {
+        flood += client_frame(1, command("unsubscribe", std::to_string(i)));
+    }
+    flooder->read_until(R"("ping")");
+    std::string_view rest = flood;
+    for (auto const end = steady::now() + 1s; steady::now() < end;) {
+        rest.remove_prefix(flooder->send_some(rest).value_or(0));
+        rest = rest.empty() ? std::string_view{flood} : rest;
+    }
+    CHECK(w.is_active(agent));
+    flooder->read(1 << 20, 0ms); // or the kernel would end it with a reset
+    flooder.reset();
+    CHECK(w.becomes_active(agent, false, 1s));
+    CHECK(n->metric("presenced_limits_hit_total{limit=\"input\"}") >= 3);
+}
+
+TEST_CASE("who subscribes and unsubscribes without end is slowed down, and answered in the end") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const c = w.session(*n);
+    for (int i = 0; i < 1'500; ++i) {
+        c->subscribe(identifier(agent, std::to_string(i)));
+        c->unsubscribe(identifier(agent, std::to_string(i)));
+    }
+    c->subscribe(identifier(agent, "last"));
+    std::string heard;
+    do {
+        heard = c->next();
+    } while (heard.starts_with("confirm ") && heard != "confirm " + identifier(agent, "last"));
+    CHECK(heard == "confirm " + identifier(agent, "last"));
+    CHECK(n->metric("presenced_limits_hit_total{limit=\"subscribes\"}") > 0);
+    CHECK(w.has_rows(agent, 1));
+    CHECK(n->metric("presenced_subscriptions{state=\"pending\"}") == 0);
+}
+
+TEST_CASE("who does not read its answers is read no further, and closed as too slow") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    raw_connection deaf{n->port(), nullptr, {0, 4096}};
+    deaf.send(upgrade_request(n->port(), "/cable?token=" + w.token()));
+    REQUIRE(deaf.answer()->status == 101);
+    deaf.send(client_frame(1, command("subscribe", identifier(agent))));
+    REQUIRE(w.becomes_active(agent));
+    auto const neighbour = w.session(*n);
+    auto const flood = client_frame(1, command("subscribe", std::string(4'000, 'x')));
+    auto const is_stuck = [&] {
+        return n->metric("presenced_limits_hit_total{limit=\"output\"}") > 0;
+    };
+    std::string_view rest = flood;
+    REQUIRE(eventually([&] {
+        for (int i = 0; i < 100; ++i) {
+            rest.remove_prefix(deaf.send_some(rest).value_or(0));
+            rest = rest.empty() ? std::string_view{flood} : rest;
+        }
+        return is_stuck();
+    }));
+    // A while is given; then it ends, and what it held.
+    CHECK(always([&] { return w.is_active(agent); }, 1s));
+    CHECK(w.becomes_active(agent, false, 5s));
+    CHECK(n->metric("presenced_outbox_overflows_total") == 1);
+    CHECK(eventually(
+        [&] { return n->metric("presenced_disconnects_total{reason=\"too_slow\"}") == 1; }));
+    CHECK(neighbour->next(0ms) == "nothing");
+}
+
+TEST_CASE("who reads slowly gets every answer") {
+    world w;
+    auto const n = w.start_node();
+    raw_connection slow{n->port(), nullptr, {0, 4096}};
+    slow.send(upgrade_request(n->port(), "/cable?token=" + w.token()));
+    REQUIRE(slow.answer()->status == 101);
+    auto const one = client_frame(1, command("subscribe", std::string(4'000, 'x')));
+    auto constexpr count = 400; // 1.6 MB of answers, more than any buffer holds
+    std::string flood;
+    for (int i = 0; i < count; ++i) {
+        flood += one;
+    }
+    std::string_view rest = flood;
+    auto const end = steady::now() + 60s;
+    std::size_t answers = 0;
+    std::string heard;
+    std::string_view const answer = "reject_subscription";
+    while (answers < count && steady::now() < end) {
+        rest.remove_prefix(slow.send_some(rest).value_or(rest.size()));
+        heard += slow.read(1, 10ms);
+        for (std::size_t at = 0; (at = heard.find(answer)) != heard.npos; ++answers) {
+            heard.erase(0, at + answer.size());
+        }
+    }
+    CHECK(answers == count);
+    CHECK(n->metric("presenced_outbox_overflows_total") == 0);
+}
+
+TEST_CASE("who asks for more than it reads is kept for as long as it reads on") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    constexpr auto peer_timeout = 3s; // of a_tenth()
+    raw_connection slow{n->port(), nullptr, {0, 4096}};
+    slow.send(upgrade_request(n->port(), "/cable?token=" + w.token()));
+    REQUIRE(slow.answer()->status == 101);
+    slow.send(client_frame(1, command("subscribe", identifier(agent))));
+    REQUIRE(w.becomes_active(agent));
+    auto const flood = client_frame(1, command("subscribe", std::string(4'000, 'x')));
+    std::string_view rest = flood;
+    auto const send_more = [&] {
+        for (auto sent = 1UL; sent > 0;) {
+            sent = slow.send_some(rest).value_or(0);
+            rest.remove_prefix(sent);
+            rest = rest.empty() ? std::string_view{flood} : rest;
+        }
+    };
+    auto const stops = [&] {
+        return n->metric("presenced_limits_hit_total{limit=\"output\"}");
+    };
+    REQUIRE(eventually([&] {
+        send_more();
+        return stops() > 0;
+    }));
+
+    // It is stuck nearly all the time, and behind that its pongs are: what it reads speaks for it.
+    auto const start = steady::now();
+    std::string heard;
+    for (auto before = stops(); since(start) < 3 * peer_timeout; before = stops()) {
+        std::this_thread::sleep_for(peer_timeout / 3); // the client's pause, under test
+        heard += slow.read(64 * 1024);
+        CHECK(eventually([&] {
+            send_more();
+            return stops() > before;
+        }));
+        REQUIRE(w.is_active(agent));
+    }
+    CHECK(w.rows(agent) == 1);
+    CHECK(heard.find("reject_subscription") != heard.npos);
+    CHECK(heard.find("disconnect") == heard.npos);
+    CHECK(w.transitions(agent) == "on subscribed");
+
+    // It reads no more.
+    CHECK(w.becomes_active(agent, false));
+    CHECK(n->metric("presenced_outbox_overflows_total") == 1);
+}
