@@ -42,7 +42,8 @@ BEGIN
     RAISE EXCEPTION 'agent_id and token of a subscription do not change'
         USING HINT = 'delete the row: its client is told and subscribes anew', ERRCODE = '55000';
 END $$;
-CREATE TRIGGER agent_subscriptions_identity BEFORE UPDATE OF agent_id, token
+-- AFTER: a BEFORE trigger would lock every row that is renewed, whatever columns it names.
+CREATE TRIGGER agent_subscriptions_identity AFTER UPDATE OF agent_id, token
     ON agent_subscriptions FOR EACH ROW
     WHEN (OLD.agent_id <> NEW.agent_id OR OLD.token <> NEW.token)
     EXECUTE FUNCTION presenced_keep_identity();
