@@ -92,6 +92,8 @@ public:
     void give_up(subscription& s, presence::release_reason why);
     // The same, but the lease stays as it is for disconnect_grace.
     void linger(subscription& s);
+    // Whether somebody is attached to the agent's stream (P7).
+    bool has_listener(presence::agent_id agent) const { return hub_.has_listener(agent); }
     // Renews what is due; false when a due renewal has to wait for evidence.
     bool renew(subscription& s, wheel::clock::time_point now, wheel::clock::time_point evidence);
 

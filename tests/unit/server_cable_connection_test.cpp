@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <future>
 #include <map>
 #include <mutex>
@@ -27,8 +28,11 @@ namespace {
 class cramped_store final : public db::store {
 public:
     std::map<presence::agent_id, int> room_at;
+    std::function<void(presence::agent_id)> on_acquire = [](presence::agent_id) {
+    };
 
     void acquire(db::acquire_request request) override {
+        on_acquire(request.agent);
         auto const it = room_at.find(request.agent);
         auto const room = it == room_at.end() || --it->second <= 0;
         request.box->deliver(std::vector<db::lease_answer>{
@@ -213,5 +217,40 @@ TEST_CASE("a connection whose deadline fails is dropped, and what it holds is re
     CHECK(home.held_leases() == 1);
     CHECK(home.standing() == 1);
     CHECK_FALSE(neighbour->hears("disconnect", 0ms));
+    home.stop();
+}
+
+TEST_CASE("a session is at its agent's stream before its row is asked for, until it leaves") {
+    config settings;
+    metrics figures{"test", "test"};
+    node shared{settings, figures, 10};
+    cramped_store store;
+    shared.store.store(&store);
+    shared.phase.store(node_phase::serving);
+    shard home{shared};
+    std::vector<bool> listened; // when a flag could have flipped at the earliest
+    store.on_acquire = [&](presence::agent_id agent) {
+        listened.push_back(home.has_listener(agent));
+    };
+    home.start();
+    auto const listens = [&](presence::agent_id agent) {
+        std::promise<bool> answer;
+        asio::post(home.context(), [&] { answer.set_value(home.has_listener(agent)); });
+        return answer.get_future().get();
+    };
+    std::vector<std::shared_ptr<client>> clients;
+    for (auto i = 0; i < 2; ++i) {
+        clients.push_back(let_in(home));
+        REQUIRE(clients.back()->hears("welcome"));
+        clients.back()->says(protocol::subscribe_command{on(1)});
+        REQUIRE(clients.back()->hears("confirm_subscription"));
+    }
+    CHECK(listened == std::vector<bool>{true, true});
+    CHECK(listens(1));
+    CHECK_FALSE(listens(2));
+    clients[0]->says(protocol::unsubscribe_command{on(1)});
+    CHECK(listens(1)); // the other one
+    clients[1]->says(protocol::unsubscribe_command{on(1)});
+    CHECK_FALSE(listens(1));
     home.stop();
 }
