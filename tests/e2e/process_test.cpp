@@ -223,35 +223,3 @@ TEST_CASE("json logs are one object a line") {
     }
     CHECK(count >= 4);
 }
-
-TEST_CASE("presenced health says whether a node is up") {
-    world w;
-    auto const n = w.start_node();
-    environment const where{{"PRESENCED_LISTEN", "127.0.0.1:" + std::to_string(n->port())}};
-    CHECK(w.presenced({"health"}, where).code == 0);
-    n->signal(SIGTERM);
-    REQUIRE(n->wait() == 0);
-    CHECK(w.presenced({"health"}, where).code == 1);
-}
-
-TEST_CASE("what the command line makes is what a client needs") {
-    world w;
-    auto const n = w.start_node();
-    auto const agent = nlohmann::json::parse(
-        w.presenced({"agent", "create", "--owner", "5", "--name", "demo", "--json"}).output);
-    auto const issued = w.presenced({"token", "issue", "--owner", "5", "--label", "e2e"});
-    REQUIRE(issued.code == 0);
-    auto token = issued.output;
-    token.erase(token.find_last_not_of('\n') + 1);
-    process client{{binary(), "connect", "ws://127.0.0.1:" + std::to_string(n->port()) + "/cable",
-                    "--agent", std::to_string(agent.at("id").get<int>())},
-                   {{"PRESENCED_TOKEN", token}}};
-    CHECK(w.becomes_active(agent.at("id")));
-    CHECK(eventually([&] { return has(client.output(), "routing on"); }));
-    auto const status = w.presenced({"status"});
-    CHECK(status.code == 0);
-    CHECK(has(status.output, "demo"));
-    client.signal(SIGTERM);
-    CHECK(w.becomes_active(agent.at("id"), false, 1s));
-    CHECK(client.wait(patience).has_value());
-}
