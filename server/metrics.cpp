@@ -10,6 +10,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <fstream>
@@ -153,10 +154,10 @@ struct metrics::figures : registered {
                               "Since the newest tick landed, of any node; -1 before the first.");
     Gauge& since_sweep = gauge("presenced_last_sweep_age_seconds",
                                "Since this node last swept; -1 if it did not. One node does.");
-    Gauge& log_dropped =
-        gauge("presenced_log_lines_dropped_total", "Log lines dropped because nobody read stderr.");
+    Counter& log_dropped = counter("presenced_log_lines_dropped_total",
+                                   "Log lines dropped because nobody read stderr.");
     Gauge& start_time = gauge("process_start_time_seconds", "When this process started.");
-    Gauge& cpu = gauge("process_cpu_seconds_total", "Processor time used, user and system.");
+    Counter& cpu = counter("process_cpu_seconds_total", "Processor time used, user and system.");
     Gauge& resident = gauge("process_resident_memory_bytes", "Resident memory.");
     Gauge& max_fds = gauge("process_max_fds", "Descriptors this process may open.");
 };
@@ -192,13 +193,17 @@ std::string metrics::exposition(db::store_health const& health, bool ready) {
     for (auto const& q : health.queues) {
         figures_->queues(q.lane).Set(static_cast<double>(q.depth));
     }
-    figures_->log_dropped.Set(static_cast<double>(dropped_log_lines()));
+    // Two scrapes at once may add the same twice; the next ones make up for it.
+    auto const has_become = [](Counter& counter, double now) {
+        counter.Increment(std::max(0.0, now - counter.Value()));
+    };
+    has_become(figures_->log_dropped, static_cast<double>(dropped_log_lines()));
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     auto const of = [](timeval const& t) {
         return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) / 1e6;
     };
-    figures_->cpu.Set(of(usage.ru_utime) + of(usage.ru_stime));
+    has_become(figures_->cpu, of(usage.ru_utime) + of(usage.ru_stime));
     std::size_t pages = 0;
     if (std::ifstream statm{"/proc/self/statm"}; statm >> pages >> pages) {
         figures_->resident.Set(static_cast<double>(pages) *

@@ -31,8 +31,8 @@ json answer(world const& w, std::vector<std::string> arguments) {
 
 TEST_CASE("every command says what it does, with examples, and needs no database for that") {
     std::vector<std::vector<std::string>> const commands{
-        {},          {"serve"},         {"migrate"},       {"agent", "create"}, {"agent", "list"},
-        {"status"},  {"token", "issue"}, {"token", "list"}, {"token", "revoke"}, {"connect"},
+        {},         {"serve"},          {"migrate"},       {"agent", "create"}, {"agent", "list"},
+        {"status"}, {"token", "issue"}, {"token", "list"}, {"token", "revoke"}, {"connect"},
         {"health"}};
     for (auto const& words : commands) {
         std::vector<std::string> command{binary()};
@@ -86,8 +86,8 @@ TEST_CASE("tokens are issued, listed without their secrets, and revoked") {
     world w;
     w.sql().query("DELETE FROM access_tokens");
     CHECK(answer(w, {"token", "list"}) == json::array());
-    auto issued = answer(w, {"token", "issue", "--owner", "3", "--label", "laptop", "--expires-in",
-                             "30d"});
+    auto issued =
+        answer(w, {"token", "issue", "--owner", "3", "--label", "laptop", "--expires-in", "30d"});
     auto const secret = issued.at("token").get<std::string>();
     CHECK(issued.at("state") == "active");
     issued.erase("token");

@@ -337,6 +337,91 @@ TEST_CASE("/metrics has every family") {
     CHECK(text.find("token=") == text.npos);
 }
 
+TEST_CASE("whatever goes wrong is counted by its cause") {
+    world w;
+    auto const n = w.start_node(
+        {{"PRESENCED_MAX_CONNECTIONS", "3"}, {"PRESENCED_MAX_CONNECTIONS_PER_ADDRESS", "2"}});
+    auto const counts = [&](std::string const& sample, double figure = 1) {
+        CAPTURE(sample, figure);
+        CHECK(eventually([&] { return n->metric(sample) == figure; }));
+    };
+    counts("presenced_connections_limit", 3);
+    auto const agent = w.add_agent();
+    {
+        auto const killed = w.subscriber(*n, agent);
+        auto const none = identifier(agent + 1);
+        killed->subscribe(none);
+        CHECK(killed->next() == "reject " + none);
+    }
+    counts("presenced_rejections_total{cause=\"refused\"}");
+    counts("presenced_disconnects_total{reason=\"lost\"}");
+
+    auto const target = "/cable?token=" + w.token();
+    {
+        raw_connection odd{n->port()};
+        odd.send(upgrade_request(n->port(), target));
+        REQUIRE(odd.answer()->status == 101);
+        odd.send("\x81\x01x"); // a client's frame without a mask
+        CHECK(odd.ended());
+    }
+    counts("presenced_disconnects_total{reason=\"protocol_error\"}");
+
+    std::vector<std::unique_ptr<cable>> here;
+    here.push_back(w.subscriber(*n, agent));
+    here.push_back(w.session(*n));
+    CHECK(try_upgrade(n->port(), target).status == 503);
+    counts("presenced_limits_hit_total{limit=\"address\"}");
+    auto elsewhere = w.client_options(*n);
+    elsewhere.bind_address = "127.0.0.2";
+    here.push_back(w.session(elsewhere));
+    CHECK(try_upgrade(n->port(), target, {}, "127.0.0.3").status == 503);
+    counts("presenced_limits_hit_total{limit=\"connections\"}");
+
+    CHECK(n->get("/nothing").status == 404);
+    counts("presenced_http_responses_total{status=\"404\"}");
+
+    // A backend that is killed while it waits for the agent's row.
+    auto holder = w.another_session();
+    holder.query("BEGIN; SELECT FROM agents WHERE id = " + std::to_string(agent) + " FOR UPDATE");
+    here.front()->unsubscribe(identifier(agent));
+    CHECK(eventually([&] {
+        return w.sql().number("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                              "WHERE datname = current_database() AND wait_event_type = 'Lock' "
+                              "AND application_name = 'presenced'") >= 1;
+    }));
+    holder.query("ROLLBACK");
+    CHECK(eventually([&] {
+        auto failures = 0.0;
+        for (auto const& [sample, figure] : n->metrics()) {
+            failures += sample.starts_with("presenced_database_failures_total{") ? figure : 0;
+        }
+        return failures >= 1;
+    }));
+    CHECK(w.has_rows(agent, 0));
+
+    // What Prometheus calls a counter is one, and is called so.
+    std::regex const type{"# TYPE (\\S+) (\\S+)"};
+    auto const text = n->get("/metrics").body;
+    for (std::sregex_iterator it{text.begin(), text.end(), type}, end; it != end; ++it) {
+        std::string const name = (*it)[1];
+        CAPTURE(name);
+        CHECK(name.ends_with("_total") == ((*it)[2] == "counter"));
+    }
+}
+
+TEST_CASE("renewals that wait for the database show their age") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    auto holder = w.another_session();
+    holder.query("BEGIN; LOCK TABLE agent_subscriptions IN ACCESS EXCLUSIVE MODE");
+    CHECK(eventually([&] { return n->metric("presenced_oldest_renewal_seconds") >= 0.5; }));
+    holder.query("ROLLBACK");
+    CHECK(eventually([&] { return n->metric("presenced_oldest_renewal_seconds") < 0.5; }));
+    CHECK(w.rows(agent) == 1);
+}
+
 TEST_CASE("logs and metrics never contain a token") {
     world w;
     auto const n = w.start_node({{"PRESENCED_LOG_LEVEL", "debug"}});

@@ -19,7 +19,8 @@ TEST_CASE("the path and the channel names are the operator's") {
     options.target = "/live/socket";
     auto const c = w.session(options);
     for (auto const* channel : {"RobotChannel", "Fleet::RobotChannel"}) {
-        auto const known = R"({"channel":")" + std::string{channel} + R"(","agent_id":)" + agent + '}';
+        auto const known =
+            R"({"channel":")" + std::string{channel} + R"(","agent_id":)" + agent + '}';
         c->subscribe(known);
         CHECK(c->next() == "confirm " + known);
     }
@@ -73,8 +74,11 @@ TEST_CASE("flips are kept for transitions_keep, and older ones leave with a swee
     auto const n = w.start_node({{"PRESENCED_TRANSITIONS_KEEP", "2h"}});
     auto const agent = std::to_string(w.add_agent());
     w.sql().query("INSERT INTO routing_transitions (agent_id, active, reason, at) VALUES "
-                  "(" + agent + ", true, 'subscribed', now() - interval '3 hours'), "
-                  "(" + agent + ", false, 'disconnected', now() - interval '1 hour')");
+                  "(" +
+                  agent +
+                  ", true, 'subscribed', now() - interval '3 hours'), "
+                  "(" +
+                  agent + ", false, 'disconnected', now() - interval '1 hour')");
     CHECK(eventually([&] { return w.transitions(std::stoll(agent)) == "off disconnected"; }));
 }
 
