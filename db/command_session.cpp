@@ -1,5 +1,6 @@
 #include "db/command_session.hpp"
 
+#include "db/conninfo.hpp"
 #include "db/pqxx_port.hpp"
 
 #include <libpq-fe.h>
@@ -11,23 +12,6 @@
 namespace presenced::db {
 
 namespace {
-
-// PostgreSQL's messages have hints and contexts on further lines.
-std::string one_line(std::string_view text) {
-    std::string line;
-    for (auto const c : text) {
-        auto const space = c == '\n' || c == '\t' || c == '\r' || c == ' ';
-        if (!space) {
-            line += c;
-        } else if (!line.empty() && line.back() != ' ') {
-            line += ' ';
-        }
-    }
-    while (!line.empty() && line.back() == ' ') {
-        line.pop_back();
-    }
-    return line;
-}
 
 // The same connection string with what nobody should wait for without a limit. What the operator
 // set stays.
@@ -117,15 +101,15 @@ void command_session::rethrow_for_operator() {
     } catch (unreachable_error const&) {
         throw;
     } catch (pqxx::broken_connection const& e) {
-        throw unreachable_error{"cannot reach the database: " + one_line(e.what())};
+        throw unreachable_error{"cannot reach the database: " + in_one_line(e.what())};
     } catch (pqxx::in_doubt_error const&) {
         throw unreachable_error{"the connection to the database broke in the middle of a commit; "
                                 "look what is there before you try again"};
     } catch (pqxx::transaction_rollback const& e) {
-        throw unreachable_error{one_line(e.what()) + " (nothing was changed; try again)"};
+        throw unreachable_error{in_one_line(e.what()) + " (nothing was changed; try again)"};
     } catch (pqxx::sql_error const& e) {
         auto const state = state_of(e);
-        auto const text = one_line(e.what());
+        auto const text = in_one_line(e.what());
         if (state.starts_with("08") || state.starts_with("57P")) {
             throw unreachable_error{"the database went away: " + text};
         }
@@ -151,7 +135,7 @@ void command_session::rethrow_for_operator() {
         }
         throw schema_error{text};
     } catch (pqxx::failure const& e) {
-        throw unreachable_error{"the database: " + one_line(e.what())};
+        throw unreachable_error{"the database: " + in_one_line(e.what())};
     }
 }
 

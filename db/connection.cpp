@@ -1,5 +1,6 @@
 #include "db/connection.hpp"
 
+#include "db/conninfo.hpp"
 #include "db/dialer.hpp"
 #include "db/pqxx_port.hpp"
 
@@ -105,15 +106,6 @@ std::string completed(std::string const& given, std::vector<std::string>& secret
     return text;
 }
 
-std::string in_one_line(std::string text) {
-    std::replace_if(
-        text.begin(), text.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
-    while (!text.empty() && text.back() == ' ') {
-        text.pop_back();
-    }
-    return text;
-}
-
 std::string show(milliseconds d) {
     return std::to_string(d.count());
 }
@@ -189,7 +181,7 @@ std::string connection::scrubbed(std::string text) const {
             at += 3;
         }
     }
-    return in_one_line(std::move(text));
+    return in_one_line(text);
 }
 
 bool connection::connect(stop_signal& stop) {

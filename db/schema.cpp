@@ -2,12 +2,9 @@
 
 #include "db/command_session.hpp"
 
-#include <libpq-fe.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <memory>
 #include <regex>
 #include <utility>
 
@@ -245,40 +242,6 @@ milliseconds record_stale_after(command_session& session, std::optional<millisec
     });
 }
 
-// ---- Connection strings ------------------------------------------------------------------------
-
-struct foreign_parameter {
-    std::string_view name;
-    std::string_view cure;
-};
-// What other libraries put into DATABASE_URL. Anything else that libpq does not know is to be
-// removed.
-constexpr std::array foreign_parameters{
-    foreign_parameter{"pool", "a setting of Rails: remove it; PRESENCED_DB_CONNECTIONS says how "
-                              "many connections presenced opens"},
-    foreign_parameter{"max_connections", "a setting of Rails: remove it; PRESENCED_DB_CONNECTIONS "
-                                         "says how many connections presenced opens"},
-    foreign_parameter{"connection_limit", "a setting of Prisma: remove it; "
-                                          "PRESENCED_DB_CONNECTIONS says how many connections "
-                                          "presenced opens"},
-    foreign_parameter{"schema_search_path", "a setting of Rails: remove it; "
-                                            "options=-csearch_path%3DNAME chooses the schema"},
-    foreign_parameter{"schema", "a setting of Prisma: remove it; options=-csearch_path%3DNAME "
-                                "chooses the schema"},
-    foreign_parameter{"encoding", "a setting of Rails: remove it, or say client_encoding"},
-    foreign_parameter{"timeout", "remove it, or say connect_timeout (in seconds)"},
-    foreign_parameter{"username", "say user"},
-    foreign_parameter{"database", "say dbname"},
-    foreign_parameter{"adapter", "a setting of Rails: remove it"},
-};
-
-std::string unknown_parameter(std::string const& name) {
-    auto const known = std::find_if(foreign_parameters.begin(), foreign_parameters.end(),
-                                    [&](auto const& p) { return p.name == name; });
-    return "the connection string has the parameter '" + name + "', which libpq does not know: " +
-           (known != foreign_parameters.end() ? std::string{known->cure} : "remove it");
-}
-
 } // namespace
 
 std::string_view built_version() {
@@ -328,38 +291,6 @@ schema_facts check_schema(std::string const& conninfo, std::string_view binary_v
         auto const version = check_migrations(tx, binary_version);
         return schema_facts{version, read_stale_after(tx)};
     });
-}
-
-std::optional<std::string> conninfo_problem(std::string const& conninfo) {
-    char* message = nullptr;
-    std::unique_ptr<PQconninfoOption, decltype(&PQconninfoFree)> const parsed{
-        PQconninfoParse(conninfo.c_str(), &message), &PQconninfoFree};
-    std::unique_ptr<char, decltype(&PQfreemem)> const owned{message, &PQfreemem};
-    if (parsed) {
-        return std::nullopt;
-    }
-    // Of libpq's messages only the name of a parameter is repeated: others quote parts of the
-    // string, and so of the password.
-    std::string const text = message != nullptr ? message : "";
-    std::smatch match;
-    static std::regex const unknown{
-        R"(^invalid (?:URI query parameter|connection option)[^"]*"([A-Za-z0-9_.-]+)\")"};
-    if (std::regex_search(text, match, unknown)) {
-        return unknown_parameter(match[1].str());
-    }
-    static std::regex const scheme{R"(^([A-Za-z][A-Za-z0-9+.-]*)://)"};
-    if (std::regex_search(conninfo, match, scheme)) {
-        auto const name = match[1].str();
-        if (name != "postgresql" && name != "postgres") {
-            return "the connection string begins with " + name +
-                   "://; allowed: postgresql://USER@HOST/DATABASE";
-        }
-        return "the connection string is no URI that libpq can read; allowed: "
-               "postgresql://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETER=VALUE, where %, /, ?, #, @ "
-               "and : inside a user or password are written as %25, %2F, %3F, %23, %40 and %3A";
-    }
-    return "the connection string is none that libpq can read; allowed: "
-           "postgresql://USER@HOST/DATABASE, or host=HOST dbname=DATABASE user=USER";
 }
 
 } // namespace presenced::db

@@ -69,8 +69,4 @@ struct schema_facts {
 // schema (none, too old, too new, PostgreSQL older than 15), unreachable_error when nobody answers.
 schema_facts check_schema(std::string const& conninfo, std::string_view binary_version);
 
-// Names what libpq does not understand in a connection string, with the cure (Rails' `pool`);
-// empty when it is fine. Never contains the password.
-std::optional<std::string> conninfo_problem(std::string const& conninfo);
-
 } // namespace presenced::db

@@ -1,6 +1,6 @@
 #include "server/config.hpp"
 
-#include "db/schema.hpp"
+#include "db/conninfo.hpp"
 #include "protocol/origin.hpp"
 
 #include <arpa/inet.h>
@@ -452,40 +452,41 @@ std::string parse_conninfo(config_source const& source) {
     if (url && file && is_flag(url) == is_flag(file)) {
         throw bad_setting{url->name + " and " + file->name + " are both set; allowed: one of them"};
     }
-    std::string conninfo;
-    std::string name;
+    auto const checked = [&](std::string const& conninfo, std::string const& name) {
+        if (auto const problem = db::conninfo_problem(conninfo)) {
+            throw bad_setting{name + ": " + *problem};
+        }
+        if (auto const problem = db::environment_problem(conninfo, source.environment)) {
+            throw bad_setting{*problem};
+        }
+        return conninfo;
+    };
     if (file && (!url || is_flag(file))) {
         auto const content = source.read_file ? source.read_file(file->text) : std::nullopt;
         if (!content) {
             throw bad_setting{file->name + " is '" + file->text +
                               "'; allowed: a file that can be read and holds a connection string"};
         }
-        conninfo = trimmed(*content);
-        name = file->name;
+        std::string const conninfo{trimmed(*content)};
         if (conninfo.empty()) {
             throw bad_setting{file->name + " is '" + file->text +
                               "', which is empty; allowed: a file that holds a connection string"};
         }
-    } else if (url) {
-        conninfo = url->text;
-        name = url->name;
-    } else {
-        for (auto const* variable : {"PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER",
-                                     "PGSERVICE", "PGSERVICEFILE"}) {
-            if (auto const it = source.environment.find(variable);
-                it != source.environment.end() && !it->second.empty()) {
-                return {};
-            }
+        return checked(conninfo, file->name);
+    }
+    if (url) {
+        return checked(url->text, url->name);
+    }
+    for (auto const* variable :
+         {"PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGSERVICEFILE"}) {
+        if (auto const it = source.environment.find(variable);
+            it != source.environment.end() && !it->second.empty()) {
+            return checked({}, {});
         }
-        throw bad_setting{
-            "DATABASE_URL is not set; allowed: a PostgreSQL connection string such as "
-            "postgresql://user@localhost/presenced, DATABASE_URL_FILE, or PGHOST, "
-            "PGDATABASE, ... (script/server starts a private database)"};
     }
-    if (auto const problem = db::conninfo_problem(conninfo)) {
-        throw bad_setting{name + ": " + *problem};
-    }
-    return conninfo;
+    throw bad_setting{"DATABASE_URL is not set; allowed: a PostgreSQL connection string such as "
+                      "postgresql://user@localhost/presenced, DATABASE_URL_FILE, or PGHOST, "
+                      "PGDATABASE, ... (script/server starts a private database)"};
 }
 
 std::optional<milliseconds> parse_stale_after(config_source const& source) {

@@ -25,7 +25,8 @@ std::string node::why_not_ready() const {
         return "ticks are not getting through, and lease time stands still: the last one landed " +
                (health.since_tick == std::chrono::milliseconds::max()
                     ? std::string{"never"}
-                    : show_duration(health.since_tick) + " ago") +
+                    : show_duration(std::chrono::ceil<std::chrono::seconds>(health.since_tick)) +
+                          " ago") +
                "; pg_locks shows who holds agent_subscriptions or presence_clock";
     }
     return {};

@@ -288,6 +288,67 @@ TEST_CASE("the database is named by URL, file or libpq's variables") {
             CHECK(said.find("hush") == said.npos);
         }
     }
+    SECTION("a value that libpq would refuse at every try is named with what is allowed") {
+        struct bad {
+            std::string given;
+            std::vector<std::string> said;
+        };
+        std::vector<bad> const all{
+            {"postgresql://u:hush@h/d?sslmode=bogus", {"'sslmode'", "'bogus'", "verify-full"}},
+            {"host=h password=hush gssencmode=yes", {"'gssencmode'", "'yes'", "prefer"}},
+            {"postgresql://u:hush@h/d?channel_binding=on", {"'channel_binding'", "require"}},
+            {"postgresql://u:hush@h/d?target_session_attrs=rw", {"'rw'", "read-write, read-only"}},
+            {"postgresql://u:hush@h/d?connect_timeout=5s", {"connect_timeout", "whole number"}},
+            {"postgresql://u:hush@h/d?keepalives_idle=x", {"keepalives_idle", "whole number"}},
+            {"postgresql://u:hush@h:99999/d", {"99999", "1 to 65535"}},
+            {"postgresql://u:hush@h:0/d", {"0", "1 to 65535"}},
+            {"postgresql://u:hush@g:5432,h:-1/d", {"-1", "1 to 65535"}},
+            {"postgresql://u:hush/more@h/d", {"1 to 65535", "%2F"}},
+        };
+        for (auto const& one : all) {
+            source.environment = {{"DATABASE_URL", one.given}};
+            CAPTURE(one.given);
+            try {
+                parse_conninfo(source);
+                FAIL("not refused");
+            } catch (bad_setting const& problem) {
+                std::string const said = problem.what();
+                CAPTURE(said);
+                CHECK(said.starts_with("DATABASE_URL: "));
+                for (auto const& part : one.said) {
+                    CHECK(said.find(part) != said.npos);
+                }
+                CHECK(said.find("hush") == said.npos);
+            }
+        }
+    }
+    SECTION("values that libpq takes are taken") {
+        for (auto const* url :
+             {"postgresql://g,h:5433/d", "host=g,h port=,5433", "host=h port=' 5432 '",
+              "postgresql://h/d?sslmode=verify-ca&channel_binding=prefer&gssencmode=disable",
+              "postgresql://h/d?target_session_attrs=prefer-standby&connect_timeout=-1",
+              "host=h keepalives=0 tcp_user_timeout=0"}) {
+            source.environment = {{"DATABASE_URL", url}};
+            CAPTURE(url);
+            CHECK(parse_conninfo(source) == url);
+        }
+    }
+    SECTION("libpq's own variables count where the string leaves something open, and are named") {
+        auto const complaint = [&]() -> std::string {
+            try {
+                parse_conninfo(source);
+                return {};
+            } catch (bad_setting const& problem) {
+                return problem.what();
+            }
+        };
+        source.environment = {{"DATABASE_URL", "postgresql://h/d"}, {"PGSSLMODE", "bogus"}};
+        CHECK(complaint().starts_with("PGSSLMODE is 'bogus'; allowed: "));
+        source.environment["DATABASE_URL"] = "postgresql://h/d?sslmode=require";
+        CHECK(complaint().empty());
+        source.environment = {{"PGHOST", "h"}, {"PGPORT", "99999"}};
+        CHECK(complaint().starts_with("PGPORT has the port 99999; allowed: "));
+    }
     SECTION("no complaint repeats a password") {
         for (auto const* url : {"postgresql://u:hu%zzsh@h/d", "mysql2://u:hush@h/d", "hush",
                                 "postgresql://u:hush@[h/d", "host=h password='hush"}) {

@@ -1,0 +1,242 @@
+#include "db/conninfo.hpp"
+
+#include <libpq-fe.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <memory>
+#include <regex>
+
+namespace presenced::db {
+
+namespace {
+
+struct foreign_parameter {
+    std::string_view name;
+    std::string_view cure;
+};
+// What other libraries put into DATABASE_URL. Anything else that libpq does not know is to be
+// removed.
+constexpr std::array foreign_parameters{
+    foreign_parameter{"pool", "a setting of Rails: remove it; PRESENCED_DB_CONNECTIONS says how "
+                              "many connections presenced opens"},
+    foreign_parameter{"max_connections", "a setting of Rails: remove it; PRESENCED_DB_CONNECTIONS "
+                                         "says how many connections presenced opens"},
+    foreign_parameter{"connection_limit", "a setting of Prisma: remove it; "
+                                          "PRESENCED_DB_CONNECTIONS says how many connections "
+                                          "presenced opens"},
+    foreign_parameter{"schema_search_path", "a setting of Rails: remove it; "
+                                            "options=-csearch_path%3DNAME chooses the schema"},
+    foreign_parameter{"schema", "a setting of Prisma: remove it; options=-csearch_path%3DNAME "
+                                "chooses the schema"},
+    foreign_parameter{"encoding", "a setting of Rails: remove it, or say client_encoding"},
+    foreign_parameter{"timeout", "remove it, or say connect_timeout (in seconds)"},
+    foreign_parameter{"username", "say user"},
+    foreign_parameter{"database", "say dbname"},
+    foreign_parameter{"adapter", "a setting of Rails: remove it"},
+};
+
+std::string unknown_parameter(std::string const& name) {
+    auto const known = std::find_if(foreign_parameters.begin(), foreign_parameters.end(),
+                                    [&](auto const& p) { return p.name == name; });
+    return "the connection string has the parameter '" + name + "', which libpq does not know: " +
+           (known != foreign_parameters.end() ? std::string{known->cure} : "remove it");
+}
+
+// ---- Values ------------------------------------------------------------------------------------
+
+// Parameters whose values libpq reads only when it connects, and then refuses every time. Those
+// that differ between its versions are left to it.
+struct checked_parameter {
+    std::string_view keyword;
+    char const* variable;    // libpq's, or none
+    std::string_view values; // separated by ", "; empty: a whole number
+};
+constexpr std::array checked_parameters{
+    checked_parameter{"sslmode", "PGSSLMODE",
+                      "disable, allow, prefer, require, verify-ca, verify-full"},
+    checked_parameter{"gssencmode", "PGGSSENCMODE", "disable, prefer, require"},
+    checked_parameter{"channel_binding", "PGCHANNELBINDING", "disable, prefer, require"},
+    checked_parameter{"target_session_attrs", "PGTARGETSESSIONATTRS",
+                      "any, read-write, read-only, primary, standby, prefer-standby"},
+    checked_parameter{"connect_timeout", "PGCONNECT_TIMEOUT", {}},
+    checked_parameter{"keepalives", nullptr, {}},
+    checked_parameter{"keepalives_idle", nullptr, {}},
+    checked_parameter{"keepalives_interval", nullptr, {}},
+    checked_parameter{"keepalives_count", nullptr, {}},
+    checked_parameter{"tcp_user_timeout", nullptr, {}},
+};
+
+// The next item of a comma-separated list; the list loses it.
+std::string_view take_item(std::string_view& list) {
+    auto const end = std::min(list.find(','), list.size());
+    auto const item = list.substr(0, end);
+    list.remove_prefix(std::min(end + 1, list.size()));
+    return item;
+}
+
+std::string_view trimmed(std::string_view text) {
+    constexpr std::string_view space = " \t\n\r\f\v"; // libpq forgives it around a number
+    auto const first = text.find_first_not_of(space);
+    return first == text.npos
+               ? std::string_view{}
+               : text.substr(first, text.find_last_not_of(space) - first + 1);
+}
+
+std::optional<int> whole_number(std::string_view text) {
+    text = trimmed(text);
+    if (text.starts_with('+')) {
+        text.remove_prefix(1);
+    }
+    int n{};
+    auto const [stop, error] = std::from_chars(text.data(), text.data() + text.size(), n);
+    return error == std::errc{} && stop == text.data() + text.size() ? std::optional{n}
+                                                                     : std::nullopt;
+}
+
+bool is_one_of(std::string_view values, std::string_view text) {
+    while (!values.empty()) {
+        if (trimmed(take_item(values)) == text) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// "; allowed: ..." when the value is none that libpq takes.
+std::optional<std::string> mistake(checked_parameter const& p, std::string_view value) {
+    if (p.values.empty() ? whole_number(value).has_value() : is_one_of(p.values, value)) {
+        return std::nullopt;
+    }
+    return "is '" + std::string{value} +
+           "'; allowed: " + std::string{p.values.empty() ? "a whole number" : p.values};
+}
+
+// Ports may be several, one a host; an empty one means the default.
+std::optional<std::string> port_mistake(std::string_view ports) {
+    while (!ports.empty()) {
+        auto const port = trimmed(take_item(ports));
+        auto const n = whole_number(port);
+        if (port.empty() || (n && *n >= 1 && *n <= 65'535)) {
+            continue;
+        }
+        // What is no number may be the first half of a password that has a `/` in it.
+        return (n ? "has the port " + std::to_string(*n) : std::string{"has a port that is none"}) +
+               "; allowed: 1 to 65535 (in an URL, / inside a user or password is written as %2F)";
+    }
+    return std::nullopt;
+}
+
+std::optional<std::string> value_problem(PQconninfoOption const* option) {
+    constexpr auto subject = "the connection string ";
+    for (; option->keyword != nullptr; ++option) {
+        if (option->val == nullptr) {
+            continue;
+        }
+        std::string_view const keyword{option->keyword};
+        if (keyword == "port") {
+            if (auto const wrong = port_mistake(option->val)) {
+                return subject + *wrong;
+            }
+            continue;
+        }
+        for (auto const& p : checked_parameters) {
+            if (p.keyword != keyword) {
+                continue;
+            }
+            if (auto const wrong = mistake(p, option->val)) {
+                return subject + ("has the parameter '" + std::string{keyword} + "', which ") +
+                       *wrong;
+            }
+        }
+    }
+    return std::nullopt;
+}
+
+} // namespace
+
+std::optional<std::string> conninfo_problem(std::string const& conninfo) {
+    char* message = nullptr;
+    std::unique_ptr<PQconninfoOption, decltype(&PQconninfoFree)> const parsed{
+        PQconninfoParse(conninfo.c_str(), &message), &PQconninfoFree};
+    std::unique_ptr<char, decltype(&PQfreemem)> const owned{message, &PQfreemem};
+    if (parsed) {
+        return value_problem(parsed.get());
+    }
+    // Of libpq's messages only the name of a parameter is repeated: others quote parts of the
+    // string, and so of the password.
+    std::string const text = message != nullptr ? message : "";
+    std::smatch match;
+    static std::regex const unknown{
+        R"(^invalid (?:URI query parameter|connection option)[^"]*"([A-Za-z0-9_.-]+)\")"};
+    if (std::regex_search(text, match, unknown)) {
+        return unknown_parameter(match[1].str());
+    }
+    static std::regex const scheme{R"(^([A-Za-z][A-Za-z0-9+.-]*)://)"};
+    if (std::regex_search(conninfo, match, scheme)) {
+        auto const name = match[1].str();
+        if (name != "postgresql" && name != "postgres") {
+            return "the connection string begins with " + name +
+                   "://; allowed: postgresql://USER@HOST/DATABASE";
+        }
+        return "the connection string is no URI that libpq can read; allowed: "
+               "postgresql://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETER=VALUE, where %, /, ?, #, @ "
+               "and : inside a user or password are written as %25, %2F, %3F, %23, %40 and %3A";
+    }
+    return "the connection string is none that libpq can read; allowed: "
+           "postgresql://USER@HOST/DATABASE, or host=HOST dbname=DATABASE user=USER";
+}
+
+std::optional<std::string>
+environment_problem(std::string const& conninfo,
+                    std::map<std::string, std::string> const& environment) {
+    std::unique_ptr<PQconninfoOption, decltype(&PQconninfoFree)> const parsed{
+        PQconninfoParse(conninfo.c_str(), nullptr), &PQconninfoFree};
+    auto const is_open = [&](std::string_view keyword) {
+        for (auto option = parsed.get(); option != nullptr && option->keyword != nullptr;
+             ++option) {
+            if (option->keyword == keyword) {
+                return option->val == nullptr;
+            }
+        }
+        return false;
+    };
+    auto const value_of = [&](char const* variable) -> char const* {
+        auto const it = environment.find(variable);
+        return it == environment.end() ? nullptr : it->second.c_str();
+    };
+    if (auto const* ports = value_of("PGPORT"); ports != nullptr && is_open("port")) {
+        if (auto const wrong = port_mistake(ports)) {
+            return "PGPORT " + *wrong;
+        }
+    }
+    for (auto const& p : checked_parameters) {
+        auto const* value = p.variable == nullptr ? nullptr : value_of(p.variable);
+        if (value == nullptr || !is_open(p.keyword)) {
+            continue;
+        }
+        if (auto const wrong = mistake(p, value)) {
+            return std::string{p.variable} + ' ' + *wrong;
+        }
+    }
+    return std::nullopt;
+}
+
+std::string in_one_line(std::string_view message) {
+    std::string line;
+    for (auto const c : message) {
+        auto const is_space = c == '\n' || c == '\t' || c == '\r' || c == ' ';
+        if (!is_space) {
+            line += c == '"' ? '\'' : c;
+        } else if (!line.empty() && line.back() != ' ') {
+            line += ' ';
+        }
+    }
+    while (!line.empty() && line.back() == ' ') {
+        line.pop_back();
+    }
+    return line;
+}
+
+} // namespace presenced::db
