@@ -79,9 +79,8 @@ std::string_view take_item(std::string_view& list) {
 std::string_view trimmed(std::string_view text) {
     constexpr std::string_view space = " \t\n\r\f\v"; // libpq forgives it around a number
     auto const first = text.find_first_not_of(space);
-    return first == text.npos
-               ? std::string_view{}
-               : text.substr(first, text.find_last_not_of(space) - first + 1);
+    return first == text.npos ? std::string_view{}
+                              : text.substr(first, text.find_last_not_of(space) - first + 1);
 }
 
 std::optional<int> whole_number(std::string_view text) {

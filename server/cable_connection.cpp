@@ -1,6 +1,7 @@
 #include "server/cable_connection.hpp"
 
 #include "protocol/codec.hpp"
+#include "server/log.hpp"
 #include "server/shard.hpp"
 
 #include <spdlog/spdlog.h>
@@ -26,6 +27,9 @@ constexpr std::chrono::milliseconds store_full_pause = 1s;
 // How long the closing handshake may take before the socket is dropped, whatever it waits for: the
 // peer, or one of Beast's locks (websocket.cpp).
 constexpr auto closing_limit = 5s;
+
+// Of each kind that can come for thousands of connections at once.
+constexpr unsigned lines_a_second = 100;
 // What one connection may take of its shard's time: 10,000 frames or 2 MiB a second, and a tenth of
 // a second's worth at once. Beyond, it is read more slowly, so that its neighbours get their turn.
 // Fast enough that what a killed client has left in the kernels' buffers is read in a moment, and
@@ -236,14 +240,10 @@ void cable_connection::on_command(protocol::message_command& c) {
 
 void cable_connection::bad_frame(std::string_view cause) {
     shard_.shared().figures.bad_frame(cause);
-    // One line a second for all of them: a client can send thousands.
-    static thread_local std::int64_t logged = 0;
-    auto const second =
-        std::chrono::duration_cast<std::chrono::seconds>(wheel::clock::now().time_since_epoch())
-            .count();
-    if (std::exchange(logged, second) != second) {
-        spdlog::warn("cable bad frame ignored conn={} address={} cause={}", facts_.number,
-                     facts_.ticket.address(), cause);
+    static thread_local line_limit limit{1};
+    if (auto const more = limit.admit()) {
+        spdlog::warn("cable bad frame ignored conn={} address={} cause={}{}", facts_.number,
+                     facts_.ticket.address(), cause, *more);
     }
 }
 
@@ -268,8 +268,13 @@ void cable_connection::on_rejected(subscription& s) {
 }
 
 void cable_connection::on_lease_lost(subscription& s) {
-    spdlog::warn("cable lease lost conn={} agent={}: its row was removed by somebody else",
-                 facts_.number, s.agent);
+    static thread_local line_limit limit{lines_a_second};
+    if (auto const more = limit.admit()) {
+        spdlog::warn(
+            "cable lease lost conn={} agent={}{}: its row is gone, removed by somebody else "
+            "or run out while this node was cut off",
+            facts_.number, s.agent, *more);
+    }
     forget(s);
     end(protocol::disconnect_reason::lease_lost);
 }
@@ -283,6 +288,15 @@ void cable_connection::on_no_room(subscription& s) {
     auto const pause = std::chrono::milliseconds{pick(shard_.random())};
     asked_until_ = std::max<time_point>(asked_until_, wheel::clock::now() + acquire_burst + pause);
     reschedule();
+}
+
+void cable_connection::on_token_ended() {
+    static thread_local line_limit limit{lines_a_second};
+    if (auto const more = limit.admit()) {
+        spdlog::info("cable token ended conn={} address={} token={} owner={}{}", facts_.number,
+                     facts_.ticket.address(), facts_.token, facts_.owner, *more);
+    }
+    end(protocol::disconnect_reason::token_expired);
 }
 
 void cable_connection::on_database_back() {
@@ -378,9 +392,13 @@ void cable_connection::do_what_is_due(time_point now) {
     // Whatever this thread slept through may have kept the peer's answers from being read.
     auto const heard = std::max(evidence_, shard_.timers().thawed_at());
     if (now - heard >= timings.peer_timeout) {
-        spdlog::info("cable peer silent conn={} address={} seconds={}", facts_.number,
-                     facts_.ticket.address(),
-                     std::chrono::duration_cast<std::chrono::seconds>(now - evidence_).count());
+        static thread_local line_limit limit{lines_a_second};
+        if (auto const more = limit.admit()) {
+            spdlog::info("cable peer silent conn={} address={} seconds={}{}", facts_.number,
+                         facts_.ticket.address(),
+                         std::chrono::duration_cast<std::chrono::seconds>(now - evidence_).count(),
+                         *more);
+        }
         // Of a crowded one nothing was read, because it has taken none of its answers in that time:
         // each that it takes lets it be read a little further, and that is evidence.
         if (crowded_) {

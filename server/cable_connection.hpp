@@ -48,6 +48,8 @@ public:
     void on_no_room(subscription& s);
     // Renewals may have been lost: renew soon, at this connection's own moment.
     void on_database_back();
+    // Its token was revoked, has expired or is gone.
+    void on_token_ended();
     // A renewal was answered: the next one has its time.
     void on_renewed() { reschedule(); }
 

@@ -32,9 +32,10 @@ namespace beast = boost::beast;
 namespace http = beast::http;
 using namespace std::chrono_literals;
 
-constexpr auto request_limit = 10s; // for a request to be complete
-constexpr auto lookup_limit = 5s;   // for the database to know a token
-constexpr auto goodbye_limit = 2s;  // for the peer to read an error and close
+constexpr auto request_limit = 10s;        // for a request to be complete
+constexpr auto lookup_limit = 5s;          // for the database to know a token
+constexpr auto goodbye_limit = 2s;         // for the peer to read an error and close
+constexpr unsigned refusals_a_second = 10; // in the log, of each kind
 constexpr std::uint32_t header_limit = 16 * 1024;
 
 using response = http::response<http::string_body>;
@@ -212,10 +213,14 @@ private:
     void page_not_found(std::string_view why, std::string_view origin, http_request const& request,
                         std::string_view cure) {
         auto const target = view(request.target());
-        spdlog::warn("http upgrade refused status=404 why=\"{}\" path={} origin={} host={} "
-                     "http={}.{} address={} cure=\"{}\"",
-                     why, shown(target.substr(0, target.find('?'))), shown(origin), shown(host_),
-                     request.version() / 10, request.version() % 10, address_, cure);
+        static thread_local line_limit limit{refusals_a_second};
+        if (auto const more = limit.admit()) {
+            spdlog::warn("http upgrade refused status=404 why=\"{}\" path={} origin={} host={} "
+                         "http={}.{} address={} cure=\"{}\"{}",
+                         why, shown(target.substr(0, target.find('?'))), shown(origin),
+                         shown(host_), request.version() / 10, request.version() % 10, address_,
+                         cure, *more);
+        }
         refuse(http::status::not_found, "Page not found");
     }
 
@@ -405,11 +410,18 @@ void session::on_token(db::token_answer const& answer) {
                        : answer.key == 0                              ? auth_failure::no_token
                                                                       : auth_failure::unknown_token;
     shared().figures.auth_failed(cause);
-    spdlog::info("http token refused conn={} address={} cause={}", facts_.number, address_,
-                 cause == auth_failure::no_token        ? "none"
-                 : cause == auth_failure::expired_token ? "expired"
-                 : cause == auth_failure::revoked_token ? "revoked"
-                                                        : "unknown");
+    static thread_local line_limit limit{refusals_a_second};
+    if (auto const more = limit.admit()) {
+        std::string const whose = answer.id == 0 ? std::string{}
+                                                 : " token=" + std::to_string(answer.id) +
+                                                       " owner=" + std::to_string(answer.owner);
+        spdlog::info("http token refused conn={} address={} cause={}{}{}", facts_.number, address_,
+                     cause == auth_failure::no_token        ? "none"
+                     : cause == auth_failure::expired_token ? "expired"
+                     : cause == auth_failure::revoked_token ? "revoked"
+                                                            : "unknown",
+                     whose, *more);
+    }
     accept(std::move(facts_));
 }
 

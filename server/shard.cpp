@@ -399,7 +399,7 @@ void shard::deliver_ended(std::vector<db::token_id> ended) {
         std::sort(ended.begin(), ended.end());
         cables_.for_each([&](cable_connection& c) {
             if (!c.is_ending() && std::binary_search(ended.begin(), ended.end(), c.token())) {
-                c.end(protocol::disconnect_reason::token_expired);
+                c.on_token_ended();
             }
         });
     });

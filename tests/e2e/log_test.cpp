@@ -133,3 +133,57 @@ TEST_CASE("the last lines of a node are there when it has ended") {
     CHECK(refused.code == 1);
     CHECK(refused.errors.find("cannot start") != refused.errors.npos);
 }
+
+TEST_CASE("what strangers do by the hundred leaves a few lines a second, and a count") {
+    world w;
+    auto const n = w.start_node({{"PRESENCED_THREADS", "1"}});
+    auto const refusals = [&](std::string const& event, auto refuse) {
+        auto const before = n->log().size();
+        auto const start = steady::now();
+        auto refused = 0;
+        for (; refused < 300; ++refused) {
+            refuse(refused);
+        }
+        auto const seconds = since(start) / 1s + 2; // it may touch one more
+        // The first line of another second tells of those before it.
+        auto told = 0;
+        auto written = 0;
+        REQUIRE(eventually([&] {
+            refuse(refused++);
+            told = 0;
+            written = 0;
+            std::istringstream log{n->log().substr(before)};
+            for (std::string line; std::getline(log, line);) {
+                if (line.find(event) == line.npos) {
+                    continue;
+                }
+                ++written;
+                if (auto const at = line.find(" suppressed="); at != line.npos) {
+                    told += std::atoi(line.c_str() + at + std::string{" suppressed="}.size());
+                }
+            }
+            return written + told >= 300;
+        }));
+        CHECK(written + told <= refused);
+        CHECK(told > 0);
+        CHECK(written <= 10 * (seconds + since(start) / 1s + 1));
+    };
+    refusals("http token refused",
+             [&](int i) { try_upgrade(n->port(), "/cable?token=wrong-" + std::to_string(i)); });
+    refusals("http upgrade refused", [&](int) {
+        try_upgrade(n->port(), "/cable", {{"Origin", "http://evil.example"}});
+    });
+}
+
+TEST_CASE("a token that is refused or ends under a session is named by its number") {
+    world w;
+    auto const n = w.start_node();
+    auto const c = w.session(*n);
+    auto const id = w.sql().value("SELECT id FROM access_tokens");
+    w.sql().query("UPDATE access_tokens SET revoked_at = now()");
+    CHECK(c->next(40s) == "disconnect token_expired reconnect:false");
+    CHECK(n->log_has("cable token ended conn=1 address=127.0.0.1 token=" + id + " owner=1"));
+    try_upgrade(n->port(), "/cable?token=" + w.token());
+    CHECK(n->log_has("cause=revoked token=" + id + " owner=1"));
+    CHECK(n->log().find(w.token()) == std::string::npos);
+}
