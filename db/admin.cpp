@@ -157,8 +157,12 @@ status_report admin::status() {
         for (auto const& row :
              tx.exec("SELECT n.node, n.boot_id, n.version, " + age("n.started_at") + ", " +
                      age("n.ticked_at") +
-                     ", (SELECT count(*) FROM live_agent_subscriptions s WHERE s.node = n.node) "
-                     "FROM nodes n ORDER BY n.node, n.ticked_at DESC")) {
+                     // Rows bear a node's name: they are its newest boot's, whoever made them.
+                     ", CASE WHEN row_number() OVER (PARTITION BY n.node "
+                     "ORDER BY n.ticked_at DESC, n.started_at DESC) = 1 THEN "
+                     "(SELECT count(*) FROM live_agent_subscriptions s WHERE s.node = n.node) "
+                     "ELSE 0 END "
+                     "FROM nodes n ORDER BY n.node, n.ticked_at DESC, n.started_at DESC")) {
             report.nodes.push_back({row[0].c_str(), row[1].c_str(), row[2].c_str(),
                                     to_duration(row[3]), to_duration(row[4]),
                                     row[5].as<std::size_t>()});

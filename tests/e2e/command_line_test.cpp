@@ -126,6 +126,24 @@ TEST_CASE("status names the live agents, their sessions and the nodes, for peopl
     }
 }
 
+TEST_CASE("status gives the sessions of a node that was killed and is back to its new boot alone") {
+    world w;
+    environment const name{{"PRESENCED_NODE", "lighthouse"}};
+    auto const agent = w.add_agent();
+    auto before = w.start_node(name);
+    auto const lost = w.subscriber(*before, agent);
+    before->signal(SIGKILL);
+    REQUIRE(before->wait());
+    auto const n = w.start_node(name);
+    auto const c = w.subscriber(*n, agent);
+    REQUIRE(w.has_rows(agent, 1));
+    auto const nodes = answer(w, {"status"}).at("nodes");
+    REQUIRE(nodes.size() == 2);
+    CHECK(nodes.at(0).at("sessions") == 1);
+    CHECK(nodes.at(0).at("since_tick_ms") < nodes.at(1).at("since_tick_ms"));
+    CHECK(nodes.at(1).at("sessions") == 0);
+}
+
 TEST_CASE("health asks whatever it is told to, and says what it heard") {
     world w;
     auto const n = w.start_node();
