@@ -218,6 +218,13 @@ void print_status(db::status_report const& report) {
 int migrate_command(config_source const& source, bool json) {
     auto const stale_after = parse_stale_after(source);
     auto const report = db::migrate(parse_conninfo(source), stale_after);
+    try {
+        settle_stale_after(parse_config(source), report.stale_after);
+    } catch (bad_setting const& problem) {
+        std::cerr << "presenced: warning: a node with the settings of this environment would not "
+                     "start:\n"
+                  << problem.what() << '\n';
+    }
     if (json) {
         print({{"applied", report.applied}, {"stale_after_ms", report.stale_after.count()}});
         return 0;

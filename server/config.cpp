@@ -543,7 +543,10 @@ presence::settings settle_stale_after(config const& value, milliseconds recorded
     }
     auto timings = value.timings;
     timings.stale_after = recorded;
-    if (auto const broken = broken_relations(timings); !broken.empty()) {
+    if (auto broken = broken_relations(timings); !broken.empty()) {
+        broken.push_back("PRESENCED_STALE_AFTER = " + show_duration(recorded) +
+                         " is what the database has recorded; to change it, stop all nodes and run "
+                         "`presenced migrate --stale-after` with another one");
         refuse(broken);
     }
     return timings;

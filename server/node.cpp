@@ -16,7 +16,8 @@ std::string node::why_not_ready() const {
     }
     auto const health = store.load()->health();
     if (!health.reachable || !health.writable) {
-        return health.problem.empty() ? "database not reachable yet" : health.problem;
+        return health.problem.empty() ? "the database has not answered every connection yet"
+                                      : health.problem;
     }
     if (!health.unfit.empty()) {
         return health.unfit;

@@ -191,3 +191,23 @@ TEST_CASE("what the command line makes is what a client needs") {
     CHECK(w.becomes_active(agent.at("id"), false, 1s));
     CHECK(client.wait(patience).has_value());
 }
+
+TEST_CASE(
+    "migrate warns of a stale_after with which no node would start, and serve says whose it is") {
+    world w;
+    environment const settings{{"PRESENCED_STALE_AFTER", "2s"}};
+    auto const migrated = w.presenced({"migrate"}, settings);
+    CHECK(migrated.code == 0);
+    CHECK(has(migrated.output, "stale_after is 2s"));
+    CHECK(has(migrated.errors, "warning"));
+    CHECK(has(migrated.errors, "PRESENCED_HEARTBEAT"));
+    auto const refused = w.presenced(
+        {"serve"}, {{"PRESENCED_LISTEN", "127.0.0.1:0"}, {"PRESENCED_STALE_AFTER", ""}});
+    CHECK(refused.code == 2);
+    CHECK(has(refused.errors, "PRESENCED_HEARTBEAT"));
+    CHECK(has(refused.errors, "database has recorded"));
+    CHECK(has(refused.errors, "migrate --stale-after"));
+    auto const fitting = w.presenced({"migrate"}, {{"PRESENCED_STALE_AFTER", "4500ms"}});
+    CHECK(fitting.code == 0);
+    CHECK(fitting.errors.empty());
+}
