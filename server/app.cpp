@@ -36,6 +36,8 @@ using steady = std::chrono::steady_clock;
 constexpr std::size_t reserved_descriptors = 256;
 
 constexpr auto longest_pause = 3s;            // between two looks for the database at start
+constexpr auto first_reminder = 5s;           // of a database that is still not there ...
+constexpr auto longest_silence = 60s;         // ... and the next ones, each after twice the time
 constexpr auto finder_limit = 1s;             // for that look to end, when it is stopped
 constexpr auto eviction_step = 50ms;          // clients are sent away in portions
 constexpr double evictions_per_second = 1000; // at least; more when the deadline asks for it
@@ -105,6 +107,7 @@ private:
     void leave();
     void drain();
     void send_away();
+    void tell_leases_left(std::size_t count) const;
     void finish(int code);
 
     // While serving: clients of a node that is cut off are sent to other nodes.
@@ -201,9 +204,8 @@ int app::run() {
     finder_.join();
     if (store_) {
         auto const left = store_->stop(steady::now() + last_releases);
-        if (left > 0) {
-            spdlog::error("app stopped with leases left={}: they run out by themselves in {}", left,
-                          show_duration(node_.timings.stale_after));
+        if (left > 0 && exit_code_ == 0) { // else finish() has said so
+            tell_leases_left(left);
             exit_code_ = 1;
         }
     }
@@ -219,6 +221,8 @@ int app::run() {
 void app::find_database() {
     auto pause = std::chrono::milliseconds{100};
     std::string told;
+    steady::time_point tell_again{};
+    steady::duration silence{};
     std::minstd_rand random{std::random_device{}()};
     for (;;) {
         try {
@@ -227,7 +231,11 @@ void app::find_database() {
             return;
         } catch (db::unreachable_error const& e) {
             node_.set_start_problem(std::string{"database not reachable: "} + e.what());
-            if (told != e.what()) {
+            bool const news = told != e.what();
+            if (auto const now = steady::now(); news || now >= tell_again) {
+                silence = news ? first_reminder
+                               : std::min<steady::duration>(2 * silence, longest_silence);
+                tell_again = now + silence;
                 told = e.what();
                 spdlog::warn("app database not reachable, trying on why=\"{}\"", told);
             }
@@ -402,10 +410,14 @@ void app::send_away() {
     });
 }
 
+void app::tell_leases_left(std::size_t count) const {
+    spdlog::error("app leaves leases={}: they run out by themselves within {}", count,
+                  show_duration(node_.timings.stale_after + node_.timings.sweep));
+}
+
 void app::finish(int code) {
     if (code != 0 && held() > 0) {
-        spdlog::error("app leaves leases={}: they run out by themselves within {}", held(),
-                      show_duration(node_.timings.stale_after + node_.timings.sweep));
+        tell_leases_left(held());
     }
     exit_code_ = code;
     listener_.stop();

@@ -304,9 +304,11 @@ void add_health(CLI::App& app, invocation& into) {
     command->add_option("--url", *url, "What to ask (/healthz where PRESENCED_LISTEN says)")
         ->type_name("URL");
     add_setting(command, into, "PRESENCED_LISTEN");
-    command->callback([&into, url] {
-        into.command = [url](config_source const& source) {
-            return health_command(source, *url);
+    auto const json = std::make_shared<bool>(false);
+    command->add_flag("--json", *json, "Print JSON");
+    command->callback([&into, url, json] {
+        into.command = [url, json](config_source const& source) {
+            return health_command(source, *url, *json);
         };
     });
 }

@@ -3,6 +3,7 @@
 #include "server/url.hpp"
 
 #include <boost/asio/ip/tcp.hpp>
+#include <nlohmann/json.hpp>
 
 #include <charconv>
 #include <chrono>
@@ -43,7 +44,8 @@ std::string ask(url const& where) {
 
 } // namespace
 
-int health_command(config_source const& source, std::optional<std::string> const& given) {
+int health_command(config_source const& source, std::optional<std::string> const& given,
+                   bool json) {
     std::vector<url> candidates;
     if (given) {
         candidates.push_back(parse_url(*given, {"http"}, "/healthz", "--url"));
@@ -53,16 +55,27 @@ int health_command(config_source const& source, std::optional<std::string> const
         }
     }
     std::string problems;
-    for (auto const& where : candidates) {
-        auto const problem = ask(where);
-        if (problem.empty()) {
-            std::cout << "ok " << where.show() << '\n';
-            return 0;
+    nlohmann::ordered_json asked = nlohmann::ordered_json::array();
+    bool healthy = false;
+    for (auto at = candidates.begin(); at != candidates.end() && !healthy; ++at) {
+        auto const problem = ask(*at);
+        healthy = problem.empty();
+        asked.push_back({{"url", at->show()}, {"problem", nullptr}});
+        if (!healthy) {
+            asked.back()["problem"] = problem;
+            problems += "presenced: " + at->show() + ": " + problem + '\n';
         }
-        problems += "presenced: " + where.show() + ": " + problem + '\n';
     }
-    std::cerr << problems;
-    return 1;
+    if (json) {
+        nlohmann::ordered_json const answer{{"healthy", healthy}, {"asked", asked}};
+        using error_handler = nlohmann::ordered_json::error_handler_t;
+        std::cout << answer.dump(2, ' ', false, error_handler::replace) << '\n';
+    } else if (healthy) {
+        std::cout << "ok " << candidates[asked.size() - 1].show() << '\n';
+    } else {
+        std::cerr << problems;
+    }
+    return healthy ? 0 : 1;
 }
 
 } // namespace presenced::server

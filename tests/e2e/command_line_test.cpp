@@ -155,6 +155,15 @@ TEST_CASE("health asks whatever it is told to, and says what it heard") {
     CHECK(missing.code == 1);
     CHECK(has(missing.errors, "404"));
     CHECK(w.presenced({"health", "--url", "ftp://here"}).code == 2);
+    auto const heard = answer(w, {"health", "--url", base + "/readyz"});
+    CHECK(heard.at("healthy") == true);
+    CHECK(heard.at("asked").at(0).at("url") == base + "/readyz");
+    auto const bad = w.presenced({"health", "--json", "--url", base + "/nothing"});
+    CHECK(bad.code == 1);
+    CHECK(bad.errors.empty());
+    auto const said = json::parse(bad.output);
+    CHECK(said.at("healthy") == false);
+    CHECK(has(said.at("asked").at(0).at("problem"), "404"));
     auto const migrated = answer(w, {"migrate"});
     CHECK(migrated.at("applied") == json::array());
     CHECK(migrated.at("stale_after_ms") == 4'500);

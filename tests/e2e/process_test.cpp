@@ -15,6 +15,14 @@ bool has(std::string const& text, std::string const& part) {
     return text.find(part) != text.npos;
 }
 
+std::size_t count(std::string const& text, std::string const& part) {
+    std::size_t found = 0;
+    for (auto at = text.find(part); at != text.npos; at = text.find(part, at + part.size())) {
+        ++found;
+    }
+    return found;
+}
+
 // Holds an agent's row, so that its releases cannot get through.
 sql_session hold(world& w, std::int64_t agent) {
     auto session = w.another_session();
@@ -95,6 +103,8 @@ TEST_CASE("a drain that takes too long ends with exit 1 and the count of rows le
     n->signal(SIGTERM);
     CHECK(n->wait(10s) == 1);
     CHECK(n->log_has("drain deadline connections=0 leases=1"));
+    CHECK(n->log_has("app leaves leases=1: they run out by themselves within 5s"));
+    CHECK_FALSE(has(n->log(), "leases left")); // once, and one time
 }
 
 TEST_CASE("for drain_delay a node is not ready but goes on serving") {
@@ -132,6 +142,9 @@ TEST_CASE("without its database a node stays up, says why it is not ready, and r
     CHECK(try_upgrade(n.port(), "/cable", {{"Origin", "http://evil.example"}}).status == 404);
     CHECK(n.log_has("database not reachable"));
 
+    SECTION("reminding whoever reads the log") {
+        REQUIRE(eventually([&] { return count(n.log(), "database not reachable") > 1; }, 15s));
+    }
     SECTION("when the database appears") {
         own.start();
         n.await_ready();
