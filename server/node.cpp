@@ -16,7 +16,9 @@ std::string node::why_not_ready() const {
     }
     auto const health = store.load()->health();
     if (!health.reachable || !health.writable) {
-        return health.problem.empty() ? "the database has not answered every connection yet"
+        // Without a problem it is connected to, and has just not written anything.
+        return health.problem.empty() ? "no renewal has got through to the database yet; pg_locks "
+                                        "shows who holds agent_subscriptions"
                                       : health.problem;
     }
     if (!health.unfit.empty()) {

@@ -63,6 +63,17 @@ TEST_CASE("a node that is leaving already leaves once, whatever it finds recorde
     CHECK_FALSE(has(n->log(), "app leaves"));
 }
 
+TEST_CASE("a node that starts while somebody holds its table says what it waits for") {
+    world w;
+    auto holder = w.another_session();
+    holder.query("BEGIN; LOCK TABLE agent_subscriptions");
+    node n{w.node_settings()};
+    REQUIRE(eventually([&] { return has(n.get("/readyz").body, "no renewal has got through"); }));
+    CHECK(has(n.get("/readyz").body, "agent_subscriptions"));
+    holder.query("ROLLBACK");
+    n.await_ready();
+}
+
 TEST_CASE("somebody who holds the clock's row stops lease time, and /readyz and metrics tell") {
     world w;
     auto const n = w.start_node();
