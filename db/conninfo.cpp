@@ -104,16 +104,17 @@ bool is_one_of(std::string_view values, std::string_view text) {
 }
 
 // "; allowed: ..." when the value is none that libpq takes.
-std::optional<std::string> mistake(checked_parameter const& p, std::string_view value) {
+std::optional<std::string> mistake(checked_parameter const& p, std::string_view value,
+                                   bool is_secret) {
     if (p.values.empty() ? whole_number(value).has_value() : is_one_of(p.values, value)) {
         return std::nullopt;
     }
-    return "is '" + std::string{value} +
-           "'; allowed: " + std::string{p.values.empty() ? "a whole number" : p.values};
+    return (is_secret ? std::string{"has a bad value"} : "is '" + std::string{value} + "'") +
+           "; allowed: " + std::string{p.values.empty() ? "a whole number" : p.values};
 }
 
 // Ports may be several, one a host; an empty one means the default.
-std::optional<std::string> port_mistake(std::string_view ports) {
+std::optional<std::string> port_mistake(std::string_view ports, bool is_secret) {
     while (!ports.empty()) {
         auto const port = trimmed(take_item(ports));
         auto const n = whole_number(port);
@@ -121,21 +122,36 @@ std::optional<std::string> port_mistake(std::string_view ports) {
             continue;
         }
         // What is no number may be the first half of a password that has a `/` in it.
-        return (n ? "has the port " + std::to_string(*n) : std::string{"has a port that is none"}) +
+        return (n && !is_secret ? "has the port " + std::to_string(*n)
+                                : std::string{"has a port that is none"}) +
                "; allowed: 1 to 65535 (in an URL, / inside a user or password is written as %2F)";
     }
     return std::nullopt;
 }
 
+// A `/` in a password that is not escaped tears an URL apart: what stands before it is taken for
+// the port, and what is behind it for the database and parameters, up to the host's `@`.
+bool may_hold_password(PQconninfoOption const* option) {
+    for (; option->keyword != nullptr; ++option) {
+        std::string_view const keyword{option->keyword};
+        if (option->val != nullptr && keyword != "user" && keyword != "password" &&
+            std::string_view{option->val}.find('@') != std::string_view::npos) {
+            return true;
+        }
+    }
+    return false;
+}
+
 std::optional<std::string> value_problem(PQconninfoOption const* option) {
     constexpr auto subject = "the connection string ";
+    bool const is_secret = may_hold_password(option);
     for (; option->keyword != nullptr; ++option) {
         if (option->val == nullptr) {
             continue;
         }
         std::string_view const keyword{option->keyword};
         if (keyword == "port") {
-            if (auto const wrong = port_mistake(option->val)) {
+            if (auto const wrong = port_mistake(option->val, is_secret)) {
                 return subject + *wrong;
             }
             continue;
@@ -144,7 +160,7 @@ std::optional<std::string> value_problem(PQconninfoOption const* option) {
             if (p.keyword != keyword) {
                 continue;
             }
-            if (auto const wrong = mistake(p, option->val)) {
+            if (auto const wrong = mistake(p, option->val, is_secret)) {
                 return subject + ("has the parameter '" + std::string{keyword} + "', which ") +
                        *wrong;
             }
@@ -206,7 +222,7 @@ environment_problem(std::string const& conninfo,
         return it == environment.end() ? nullptr : it->second.c_str();
     };
     if (auto const* ports = value_of("PGPORT"); ports != nullptr && is_open("port")) {
-        if (auto const wrong = port_mistake(ports)) {
+        if (auto const wrong = port_mistake(ports, false)) {
             return "PGPORT " + *wrong;
         }
     }
@@ -215,7 +231,7 @@ environment_problem(std::string const& conninfo,
         if (value == nullptr || !is_open(p.keyword)) {
             continue;
         }
-        if (auto const wrong = mistake(p, value)) {
+        if (auto const wrong = mistake(p, value, false)) {
             return std::string{p.variable} + ' ' + *wrong;
         }
     }

@@ -349,6 +349,22 @@ TEST_CASE("the database is named by URL, file or libpq's variables") {
         source.environment = {{"PGHOST", "h"}, {"PGPORT", "99999"}};
         CHECK(complaint().starts_with("PGPORT has the port 99999; allowed: "));
     }
+    SECTION("no complaint repeats a part of a password that a slash tears apart") {
+        for (auto const* url :
+             {"postgresql://u:777777/hush@h/d", "postgresql://u:0777777,0/hush@h/d",
+              "postgresql://u:777777/x?sslmode=hush@h/d",
+              "postgresql://u:77/x?connect_timeout=777777/hush@h/d"}) {
+            source.environment = {{"DATABASE_URL", url}};
+            try {
+                parse_conninfo(source);
+                FAIL("not refused: " << url);
+            } catch (bad_setting const& problem) {
+                CAPTURE(problem.what());
+                CHECK(std::string{problem.what()}.find("777777") == std::string::npos);
+                CHECK(std::string{problem.what()}.find("hush") == std::string::npos);
+            }
+        }
+    }
     SECTION("no complaint repeats a password") {
         for (auto const* url : {"postgresql://u:hu%zzsh@h/d", "mysql2://u:hush@h/d", "hush",
                                 "postgresql://u:hush@[h/d", "host=h password='hush"}) {
