@@ -455,7 +455,8 @@ cable_connection::time_point cable_connection::next_deadline() const {
     }
     auto const& timings = shard_.shared().timings;
     auto const heard = std::max(evidence_, shard_.timers().thawed_at());
-    next = std::min({next, next_ping_, next_native_ping_, heard + timings.peer_timeout});
+    next = std::min(next, heard + timings.peer_timeout);
+    auto regular = std::min(next_ping_, next_native_ping_);
     if (facts_.expires_at) {
         next = std::min(next, *facts_.expires_at);
     }
@@ -470,10 +471,10 @@ cable_connection::time_point cable_connection::next_deadline() const {
                 next = std::min(next, s->asked_at + subscribe_limit);
             }
         } else if (!overdue_) {
-            next = std::min(next, std::max(s->lease.renewal_due(), renew_from_));
+            regular = std::min(regular, std::max(s->lease.renewal_due(), renew_from_));
         }
     }
-    return next;
+    return std::min(next, shard_.shared_moment(regular));
 }
 
 void cable_connection::reschedule() {

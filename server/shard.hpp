@@ -66,6 +66,10 @@ public:
 
     node& shared() { return shared_; }
     wheel& timers() { return wheel_; }
+    // For what a connection does again and again: the first moment from `t` on that it may share
+    // with others, so that a shard with few connections sleeps in between. A twelfth of the ping
+    // interval later at most, and no more than a quarter of a second.
+    wheel::clock::time_point shared_moment(wheel::clock::time_point t) const;
     std::minstd_rand& random() { return random_; }
     // `{"type":"ping"}` of this second, encoded once for all.
     frame const& ping_frame();

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <exception>
+#include <limits>
 #include <utility>
 
 namespace presenced::server {
@@ -13,8 +14,12 @@ namespace {
 // put back when its slot comes around.
 constexpr std::size_t slot_count = 1024;
 
-// A turn later than this many granularities means that the process did not run.
+// A turn that comes this many granularities after the last means that the process did not run. So
+// with nothing to do it turns, too, and often enough that its sleep counts for little in that.
 constexpr int stall = 40;
+constexpr std::size_t longest_sleep = stall / 8;
+
+constexpr auto not_set = std::numeric_limits<std::size_t>::max();
 
 } // namespace
 
@@ -42,6 +47,7 @@ void wheel::start() {
 
 void wheel::stop() {
     stopped_ = true;
+    awaited_ = 0;
     timer_.cancel();
     for (auto& head : slots_) {
         while (head != nullptr) {
@@ -75,18 +81,33 @@ void wheel::schedule(entry& e, clock::time_point deadline) {
         head->link_ = &e.next_;
     }
     head = &e;
+    if (slot < awaited_) {
+        wait_for(slot);
+    }
 }
 
 void wheel::arm() {
-    timer_.expires_at(start_ + granularity_ * static_cast<clock::rep>(position_));
+    auto slot = position_;
+    while (slot < position_ + longest_sleep && slots_[slot % slot_count] == nullptr) {
+        ++slot;
+    }
+    wait_for(slot);
+}
+
+// Instead of what it waited for until now.
+void wheel::wait_for(std::size_t slot) {
+    awaited_ = not_set; // should this fail for want of memory, whoever schedules next sets it
+    timer_.expires_at(start_ + granularity_ * static_cast<clock::rep>(slot));
     timer_.async_wait([this](error_code ec) {
         if (!ec) {
             turn();
         }
     });
+    awaited_ = slot;
 }
 
 void wheel::turn() {
+    awaited_ = 0; // what fires and schedules is seen by arm()
     auto const now = clock::now();
     if (now - turned_at_ > stall * granularity_) {
         thawed_at_ = now;

@@ -1,4 +1,5 @@
-// A timer wheel: one steady_timer wakes a shard for all the deadlines of all its connections.
+// A timer wheel: one steady_timer wakes a shard for all the deadlines of all its connections, and
+// only when there is one.
 // Deadlines are met up to one granularity late, never early.
 // Not thread-safe: everything on the shard's thread.
 #pragma once
@@ -55,6 +56,7 @@ public:
 
 private:
     void arm();
+    void wait_for(std::size_t slot);
     void turn();
     std::size_t slot_of(clock::time_point t) const;
 
@@ -65,6 +67,7 @@ private:
     clock::time_point thawed_at_{};
     bool stopped_ = false;
     std::size_t position_ = 0; // slots before this one have been fired
+    std::size_t awaited_ = 0;  // the timer is set for this one, 0 while it is not to be
     std::vector<entry*> slots_;
 };
 

@@ -1,4 +1,4 @@
-// What a session costs, in figures that do not depend on the machine: allocations, bytes,
+// What a session costs, in figures that do not depend on the machine: allocations, bytes, wake-ups,
 // transactions, statements, HOT updates. They fail on a regression that a benchmark would only show
 // to whoever runs one. Instructions would say more, but need a processor's counters, which virtual
 // machines lack, or callgrind and a second build without sanitizers; allocations follow them.
@@ -18,6 +18,8 @@
 
 #include <atomic>
 #include <csignal>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <thread>
 
@@ -127,6 +129,30 @@ cost cost_of(bench::swarm& all, std::size_t from, std::size_t to) {
             (processor_seconds() - time) * 1e6 / sessions};
 }
 
+// How often the threads of a process have gone to sleep, by themselves.
+std::uint64_t sleeps(pid_t process) {
+    constexpr std::string_view label = "voluntary_ctxt_switches:";
+    std::uint64_t all = 0;
+    for (auto const& thread :
+         std::filesystem::directory_iterator{"/proc/" + std::to_string(process) + "/task"}) {
+        std::ifstream lines{thread.path() / "status"};
+        for (std::string line; std::getline(lines, line);) {
+            if (line.rfind(label, 0) == 0) {
+                all += std::stoull(line.substr(label.size()));
+            }
+        }
+    }
+    return all;
+}
+
+double wake_ups_a_second(pid_t process, std::chrono::seconds time) {
+    auto const before = sleeps(process);
+    auto const begin = steady::now();
+    std::this_thread::sleep_for(time);
+    return static_cast<double>(sleeps(process) - before) /
+           std::chrono::duration<double>(steady::now() - begin).count();
+}
+
 std::vector<bench::identity> one_of_each(std::size_t count) {
     std::vector<bench::identity> all;
     for (std::size_t i = 1; i <= count; ++i) {
@@ -171,6 +197,28 @@ TEST_CASE("a ping costs a few small allocations") {
     auto const each = static_cast<double>(allocations.load() - count) / 5'000;
     std::cout << "a ping with its share of native pings and renewals: " << each << " allocations\n";
     CHECK(each < 5); // 4.0
+}
+
+TEST_CASE("a node with little to do sleeps") {
+    world w{timings(1, 1)};
+    auto const n = w.start_node({{"PRESENCED_THREADS", "2"}});
+    auto const alone = wake_ups_a_second(n->pid(), 3s);
+
+    auto const agents = w.add_agents(40);
+    std::vector<std::unique_ptr<cable>> sessions;
+    for (auto const agent : agents) {
+        sessions.push_back(w.session(*n));
+        sessions.back()->subscribe(identifier(agent));
+    }
+    REQUIRE(eventually([&] {
+        return n->metric("presenced_subscriptions{state=\"confirmed\"}") ==
+               static_cast<double>(agents.size());
+    }));
+    auto const with_sessions = wake_ups_a_second(n->pid(), 6s);
+    std::cout << "wake-ups a second: " << alone << " alone, " << with_sessions
+              << " with 40 sessions\n";
+    CHECK(alone < 30);         // 11; with TSan, which has a thread of its own, 20
+    CHECK(with_sessions < 40); // 18; 28
 }
 
 TEST_CASE("subscribes that wait share transactions, renewals share statements and are HOT") {

@@ -148,6 +148,31 @@ TEST_CASE("what throws at its deadline stops nobody else's time") {
     CHECK(rang);
 }
 
+TEST_CASE("a wheel sleeps until a deadline comes, and is woken for a nearer one") {
+    asio::io_context context{1};
+    wheel w{context, 500ms};
+    auto const start = clock_type::now();
+    std::vector<alarm_clock> all(2);
+    std::vector<clock_type::time_point> rang(2);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        all[i].rings = [&, i](clock_type::time_point now) {
+            rang[i] = now;
+            if (i == 0) {
+                w.stop();
+            }
+        };
+    }
+    w.schedule(all[0], start + 3s);
+    w.start();
+    w.schedule(all[1], start + 1ms);
+    // The first wait, which the nearer deadline ended, both deadlines, and a look in between; not
+    // all of eight slots.
+    CHECK(context.run_for(20s) <= 4);
+    CHECK(rang[0] >= start + 3s);
+    CHECK(rang[1] >= start + 1ms);
+    CHECK(rang[1] < start + 2400ms);
+}
+
 TEST_CASE("a wheel notices that its thread was away") {
     asio::io_context context{1};
     wheel w{context, 1ms};
