@@ -161,11 +161,13 @@ status_report admin::status() {
                      ", CASE WHEN row_number() OVER (PARTITION BY n.node "
                      "ORDER BY n.ticked_at DESC, n.started_at DESC) = 1 THEN "
                      "(SELECT count(*) FROM live_agent_subscriptions s WHERE s.node = n.node) "
-                     "ELSE 0 END "
-                     "FROM nodes n ORDER BY n.node, n.ticked_at DESC, n.started_at DESC")) {
+                     "ELSE 0 END, "
+                     "n.ticked_at <= clock_timestamp() - c.stale_after "
+                     "FROM nodes n, presence_clock c "
+                     "ORDER BY n.node, n.ticked_at DESC, n.started_at DESC")) {
             report.nodes.push_back({row[0].c_str(), row[1].c_str(), row[2].c_str(),
                                     to_duration(row[3]), to_duration(row[4]),
-                                    row[5].as<std::size_t>()});
+                                    row[5].as<std::size_t>(), row[6].as<bool>()});
         }
         return report;
     });

@@ -45,7 +45,8 @@ struct node_row {
     std::string version;
     std::chrono::milliseconds up;
     std::chrono::milliseconds since_tick;
-    std::size_t sessions;
+    std::size_t sessions; // of this name; they are the newest boot's
+    bool gone;            // no tick for stale_after
 };
 
 struct status_report {

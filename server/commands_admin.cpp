@@ -128,7 +128,8 @@ json_value to_json(db::session_row const& s) {
 json_value to_json(db::node_row const& n) {
     return {{"node", n.node},         {"boot_id", n.boot_id},
             {"version", n.version},   {"up_ms", n.up.count()},
-            {"sessions", n.sessions}, {"since_tick_ms", n.since_tick.count()}};
+            {"sessions", n.sessions}, {"since_tick_ms", n.since_tick.count()},
+            {"gone", n.gone}};
 }
 
 template <class Rows>
@@ -206,7 +207,7 @@ void print_status(db::status_report const& report) {
         std::vector<text_row> rows{{"NODE", "BOOT", "VERSION", "UP", "LAST TICK", "SESSIONS"}};
         for (auto const& n : report.nodes) {
             rows.push_back({printable(n.node, 40), printable(n.boot_id, 16), n.version,
-                            show_age(n.up), show_age(n.since_tick) + " ago",
+                            n.gone ? "gone" : show_age(n.up), show_age(n.since_tick) + " ago",
                             std::to_string(n.sessions)});
         }
         print_table(rows);

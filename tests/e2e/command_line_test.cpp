@@ -142,6 +142,10 @@ TEST_CASE("status gives the sessions of a node that was killed and is back to it
     CHECK(nodes.at(0).at("sessions") == 1);
     CHECK(nodes.at(0).at("since_tick_ms") < nodes.at(1).at("since_tick_ms"));
     CHECK(nodes.at(1).at("sessions") == 0);
+    CHECK(nodes.at(0).at("gone") == false);
+    CHECK(eventually([&] { return answer(w, {"status"}).at("nodes").at(1).at("gone") == true; }));
+    CHECK(answer(w, {"status"}).at("nodes").at(0).at("gone") == false);
+    CHECK(has(w.presenced({"status"}).output, "  gone  "));
 }
 
 TEST_CASE("health asks whatever it is told to, and says what it heard") {
