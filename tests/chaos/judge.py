@@ -156,11 +156,13 @@ class Subscription:
 
 class Row:
     """One row's life as the snapshots show it."""
-    __slots__ = ("token", "a", "u", "node", "last_seen", "first", "last", "gone", "gone_db")
+    __slots__ = ("token", "a", "u", "node", "last_seen", "first", "renewed", "last", "gone",
+                 "gone_db")
 
     def __init__(self, token, agent, u, node, last_seen, snap):
         self.token, self.a, self.u, self.node, self.last_seen = token, agent, u, node, last_seen
         self.first = (snap["t"], snap["t1"])
+        self.renewed = snap["t1"]  # end of the first snapshot with its newest last_seen
         self.last = snap["t"]    # start of the last snapshot that has it
         self.gone = None         # (start of the last with it, end of the first without it)
         self.gone_db = None      # the database's clock in that one
@@ -395,6 +397,7 @@ class Judge:
             touched.add(agent)
         for token, last_seen in e.get("seen", ()):
             self.live[token].last_seen = float(last_seen)
+            self.live[token].renewed = e["t1"]
             self.check_clock(e, now, float(last_seen), f"row {token}: last_seen_at")
         for agent in e.get("on", ()):
             self.flags.add(agent)
@@ -839,7 +842,13 @@ class Judge:
             how = "unsubscribe" if ended == sub.unsubscribed else session.ended_how
             text += f" is there after its end ({how})"
             ways.append((ended, PROMPT, (*own, self.door[session.n]), self.who(session)))
-            ways.append((max(ended, sub.t), lapse, outage, self.everybody()))
+            # A node that was frozen makes the row of a subscribe from before late, and one that
+            # could not hear of the end may renew it once more, for what it had heard before.
+            lapses_from = max(ended, sub.t, row.first[0])
+            if self.silence(session).touches(ended, ended):
+                lapses_from = max(lapses_from,
+                                  min(row.renewed, ended + self.timings["heartbeat"]))
+            ways.append((lapses_from, lapse, outage, self.everybody()))
         silent_need = self.timings["peer_timeout"] + PROMPT
         for a, b in self.silences(session):
             # It has to happen within the silence; afterwards the client is back.
@@ -864,26 +873,29 @@ class Judge:
         if ended is not None and ended <= after and (session.ended_how != "lease_lost"
                                                      or ended == sub.unsubscribed):
             return
-        if session.ended_how == "lease_lost" and ended is not None and any(
+        text = f"row of subscription {sub.u} (agent {row.a}, node {session.n}) was removed"
+        unheard = self.trouble(session) | self.silence(session)
+        # It shared its session with one that was lost first; of its end its client may have heard
+        # nothing.
+        if (session.ended_how == "lease_lost" and ended is not None or
+                unheard.touches(before, after)) and any(
                 u in self.deleted_u or any(
                     other.gone is not None and other.gone[1] <= before
                     and not (self.subs[u].unsubscribed is not None
                              and self.subs[u].unsubscribed <= other.gone[1])
                     for other in self.subs[u].rows)
                 for u in session.subs if u != sub.u):
-            return  # it shared its session with one that was lost first
+            return
         if ended is not None and session.ended_how not in ("client", "cut", "lease_lost"):
             # The verdict on it came first, and its client heard of it later.
             if session.ended_at is not None and session.ended_at - after < 15:
                 return  # judge_session asks whether it was right
-        text = f"row of subscription {sub.u} (agent {row.a}, node {session.n}) was removed"
         for f in self.faults:
             # A connection that was cut, and whose end has not been heard of yet.
             if (f["kind"] in ("door_cut", "door_refused", "node_drained")
                     and f["target"] == session.n and before - 6 <= f["from"] <= after):
                 return
         stale_after = self.timings["stale_after"]
-        unheard = self.trouble(session) | self.silence(session)
         if unheard.touches(before - 1, after) and any(
                 before - TOKEN_LIMIT - 5 <= t <= after for t in self.revoked[session.k]):
             return  # nor of the end of its token

@@ -207,6 +207,37 @@ class Promises(unittest.TestCase):
         h.run(6)
         self.assertEqual(h.broken(), ["P2"])
 
+    def test_p2_a_frozen_node_makes_the_row_of_what_was_taken_back_late(self):
+        for lasts, verdict in ((0.1, []), (6.5, ["P2"])):
+            h = History(nodes=2)
+            h.run(1)
+            h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+            h.at(1.005, "welcome", s="1.1")
+            h.fault("node_frozen", 1.1, 7.0)
+            h.at(1.2, "subscribe", s="1.1", u="1.1", a=AGENT)
+            h.at(1.3, "unsubscribe", s="1.1", u="1.1")
+            h.run(7.0)
+            h.put("tok")
+            h.run(7.0 + lasts, renew=False)
+            h.drop("tok")
+            h.run(14)
+            self.assertEqual(h.broken(), verdict, lasts)
+
+    def test_p2_a_node_that_could_not_hear_of_the_end_renews_once_more_and_is_killed(self):
+        for rounds, verdict in ((1, []), (3, ["P2"])):
+            h = History(nodes=2)
+            h.run(1)
+            h.subscribe()
+            h.run(3)
+            h.fault("door_hole", 2.95, 12.0)
+            h.at(3.0, "close", s="1.1")
+            h.run(3 + rounds)
+            h.at(3.0 + rounds, "fault", kind="node_killed", target=0, id="k")
+            h.run(8.1 + rounds, renew=False)
+            h.drop("tok")
+            h.run(13)
+            self.assertEqual(h.broken(), verdict, rounds)
+
     def test_p2_a_killed_process_leaves_rows(self):
         h = self.good()
         h.at(3.0, "killed", p=1)
@@ -357,6 +388,24 @@ class Promises(unittest.TestCase):
                 h.drop("tok2")
             h.run(6)
             self.assertEqual([v[0] for v in h.verdict().violations], verdict)
+
+    def test_p3_who_cannot_hear_that_its_other_lease_was_lost(self):
+        for hole, verdict in ((True, []), (False, ["P3"])):
+            h = self.good()
+            h.at(2.5, "subscribe", s="1.1", u="1.2", a=AGENT + 1)
+            h.put("tok2", "1.2", AGENT + 1)
+            h.at(3.05, "confirm", s="1.1", u="1.2")
+            h.run(4)
+            h.at(4.01, "deleted", since=4.0, rows=[["tok", AGENT, "1.1"]])
+            h.drop("tok")
+            if hole:
+                h.fault("door_hole_down", 4.2, 8.0)
+            h.run(5)
+            h.drop("tok2")
+            h.run(7)
+            h.at(7.0, "kill", s="1.1")
+            h.run(9)
+            self.assertEqual([p for p in h.broken() if p == "P3"], verdict, hole)
 
     def test_p3_who_unsubscribed_before_its_session_lost_another_lease_has_lost_nothing(self):
         h = self.good()
