@@ -16,7 +16,6 @@ using std::chrono::milliseconds;
 constexpr int agents_a_round = 500;
 constexpr milliseconds lock_timeout{200};
 constexpr milliseconds shortest_pause{10};
-constexpr std::size_t lines_a_round = 100; // routing_transitions has all of them
 
 } // namespace
 
@@ -78,20 +77,16 @@ milliseconds sweeper::sweep(int limit) {
     if (columns.at(0) == "t") {
         board_.swept();
     }
-    std::size_t repaired = 0;
     std::size_t reconciled = 0;
     for (auto const& f : parse_flips(columns.at(2).value_or("{}"))) {
         watcher_.flipped(f.active, f.reason);
-        if (++repaired <= lines_a_round) {
-            spdlog::info("sweep repaired agent={} flag={} reason={}", f.agent,
-                         f.active ? "on" : "off", f.reason);
+        if (auto const more = repairs_.admit()) {
+            spdlog::info("sweep repaired agent={} flag={} reason={}{}", f.agent,
+                         f.active ? "on" : "off", f.reason, *more);
         }
         if (f.reason == "reconciled") {
             ++reconciled;
         }
-    }
-    if (repaired > lines_a_round) {
-        spdlog::info("sweep repaired more agents={}", repaired - lines_a_round);
     }
     auto const reaped = std::stoul(columns.at(3).value_or("0"));
     if (reaped > 0) {

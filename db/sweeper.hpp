@@ -2,6 +2,7 @@
 #pragma once
 
 #include "db/connection.hpp"
+#include "db/line_limit.hpp"
 #include "db/postgres_store.hpp"
 
 #include <thread>
@@ -24,6 +25,7 @@ private:
     observer& watcher_;
     stop_signal& stop_;
     connection link_;
+    line_limit repairs_{100}; // a second; routing_transitions has all of them
     std::thread thread_;
 };
 

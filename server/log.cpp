@@ -21,8 +21,6 @@
 #include <memory>
 #include <mutex>
 
-#include <utility>
-
 namespace presenced::server {
 
 namespace {
@@ -209,21 +207,6 @@ bool flush_log(std::chrono::milliseconds limit) {
 
 std::uint64_t dropped_log_lines() {
     return writer == nullptr ? 0 : writer->pool->overrun_counter();
-}
-
-std::optional<std::string> line_limit::admit(std::chrono::steady_clock::time_point now) {
-    auto const second =
-        std::chrono::duration_cast<std::chrono::seconds>(now.time_since_epoch()).count();
-    if (std::exchange(second_, second) != second) {
-        written_ = 0;
-    }
-    if (written_ >= most_) {
-        ++suppressed_;
-        return std::nullopt;
-    }
-    ++written_;
-    auto const left_out = std::exchange(suppressed_, 0);
-    return left_out == 0 ? std::string{} : " suppressed=" + std::to_string(left_out);
 }
 
 std::string log_value(std::string_view text) {

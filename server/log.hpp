@@ -8,11 +8,11 @@
 // the queue is full the oldest are dropped and counted.
 #pragma once
 
+#include "db/line_limit.hpp"
 #include "server/config.hpp"
 
 #include <chrono>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -28,24 +28,8 @@ bool flush_log(std::chrono::milliseconds limit);
 // Lines that were dropped since the start. Thread-safe.
 std::uint64_t dropped_log_lines();
 
-// For lines that strangers can cause by the thousand: so many a second are written, the others are
-// counted. Not thread-safe: one for each thread and kind of line.
-class line_limit {
-public:
-    explicit line_limit(unsigned lines_a_second)
-        : most_{lines_a_second} {}
-
-    // Nothing: leave the line out. Else what belongs at its end: empty, or ` suppressed=N` after
-    // lines that were left out.
-    std::optional<std::string>
-    admit(std::chrono::steady_clock::time_point now = std::chrono::steady_clock::now());
-
-private:
-    unsigned most_;
-    unsigned written_ = 0; // in this second
-    std::uint64_t suppressed_ = 0;
-    std::int64_t second_ = 0;
-};
+// Here, too, where most of its lines are written.
+using db::line_limit;
 
 // A value as it stands behind `key=`: as it is when it is plain, else quoted as JSON, so that what
 // a peer sent cannot pass for another key or another line.

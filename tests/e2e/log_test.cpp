@@ -175,6 +175,25 @@ TEST_CASE("what strangers do by the hundred leaves a few lines a second, and a c
     });
 }
 
+TEST_CASE(
+    "thousands of wrong flags leave a hundred lines a second, however many rounds they take") {
+    world w;
+    auto const n = w.start_node();
+    auto const start = steady::now();
+    w.sql().query("INSERT INTO agents (owner_id, routing_active) "
+                  "SELECT 1, true FROM generate_series(1, 3000)");
+    REQUIRE(eventually(
+        [&] { return n->metric("presenced_sweep_repairs_total{cause=\"reconciled\"}") == 3000; },
+        patience));
+    auto written = 0;
+    std::istringstream log{n->log()};
+    for (std::string line; std::getline(log, line);) {
+        written += line.find("sweep repaired") != line.npos ? 1 : 0;
+    }
+    CHECK(written > 0);
+    CHECK(written <= 100 * (since(start) / 1s + 2));
+}
+
 TEST_CASE("a token that is refused or ends under a session is named by its number") {
     world w;
     auto const n = w.start_node();
