@@ -17,9 +17,11 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 constexpr milliseconds lock_timeout{100};
-// Renewals are in no hurry: a few at a time are gathered, or each would be a transaction of its
-// own.
-constexpr milliseconds gathering{25};
+// Renewals are in no hurry: they are gathered, or each would be a transaction of its own. A quarter
+// of a second is far from what a client may have to wait for the news that its lease is lost (P5).
+milliseconds gathering(presence::settings const& timings) {
+    return std::min(timings.tick() / 4, milliseconds{250});
+}
 constexpr milliseconds longest_pause{30'000};
 
 } // namespace
@@ -43,6 +45,7 @@ renewer::renewer(session_context const& context, postgres_options const& options
     }} {}
 
 void renewer::push(renew_request request) {
+    bool news = false;
     {
         std::lock_guard const lock{mutex_};
         if (auto const held = held_.find(request.token); held != held_.end()) {
@@ -51,8 +54,12 @@ void renewer::push(renew_request request) {
         }
         waiting_.insert_or_assign(
             request.token, renewal{request.agent, request.box, request.key, steady_clock::now()});
+        // Those in between change nothing of when the batch goes out.
+        news = waiting_.size() == 1 || waiting_.size() == batch_limit;
     }
-    changed_.notify_one();
+    if (news) {
+        changed_.notify_one();
+    }
 }
 
 void renewer::forget(lease_token const& token) {
@@ -168,7 +175,7 @@ void renewer::run() {
             next_tick = steady_clock::now() + options_.timings.tick();
         }
         auto batch = take();
-        not_before = steady_clock::now() + gathering;
+        not_before = steady_clock::now() + gathering(options_.timings);
         if (!batch.empty() || tick) {
             send(std::move(batch), false, tick && may_tick());
         }
