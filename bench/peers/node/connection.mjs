@@ -6,7 +6,7 @@ const channels = new Set(['AgentChannel', 'Collavre::AgentChannel'])
 export const live = new Map() // token -> its connection, of confirmed subscriptions
 
 export class connection {
-    is_alive = true // it has answered the last WebSocket ping
+    unanswered = 0 // WebSocket pings since the last pong
     #socket
     #owner
     #held = new Map() // identifier -> { agent, token }, undefined while it is pending
@@ -16,7 +16,7 @@ export class connection {
         this.#socket = socket
         this.#owner = owner
         socket.on('message', (data) => this.#on_message(data))
-        socket.on('pong', () => (this.is_alive = true))
+        socket.on('pong', () => (this.unanswered = 0))
         socket.on('close', () => this.#in_order(() => this.#release_all()))
         socket.on('error', () => {}) // a close follows
         this.#send({ type: 'welcome' })

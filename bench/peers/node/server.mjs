@@ -9,7 +9,8 @@ import * as database from './database.mjs'
 
 const heartbeat = 15_000
 const ping = 3_000
-const pong_limit = 30_000
+const socket_ping = 10_000
+const pongs_missed = 3 // in a row: gone
 const sweep = 5_000
 const batch = 1_000
 
@@ -85,12 +86,12 @@ function serve() {
             socket.send(text)
         }
     })
-    every(pong_limit, () => {
+    every(socket_ping, () => {
         for (const [socket, its_connection] of connections) {
-            if (!its_connection.is_alive) {
+            if (its_connection.unanswered >= pongs_missed) {
                 socket.terminate()
             } else {
-                its_connection.is_alive = false
+                ++its_connection.unanswered
                 socket.ping()
             }
         }
