@@ -162,8 +162,8 @@ status_report admin::status() {
                      "ORDER BY n.ticked_at DESC, n.started_at DESC) = 1 THEN "
                      "(SELECT count(*) FROM live_agent_subscriptions s WHERE s.node = n.node) "
                      "ELSE 0 END, "
-                     "n.ticked_at <= clock_timestamp() - c.stale_after "
-                     "FROM nodes n, presence_clock c "
+                     "coalesce(n.ticked_at <= clock_timestamp() - c.stale_after, false) "
+                     "FROM nodes n LEFT JOIN presence_clock c ON true "
                      "ORDER BY n.node, n.ticked_at DESC, n.started_at DESC")) {
             report.nodes.push_back({row[0].c_str(), row[1].c_str(), row[2].c_str(),
                                     to_duration(row[3]), to_duration(row[4]),

@@ -37,11 +37,41 @@ constexpr std::array foreign_parameters{
     foreign_parameter{"adapter", "a setting of Rails: remove it"},
 };
 
-std::string unknown_parameter(std::string const& name) {
+// What libpq takes for a parameter's name may be a part of a password with a ? or a space in it.
+bool may_be_of_password(std::string_view conninfo) {
+    auto const at = conninfo.rfind('@');
+    auto const is_torn = at != conninfo.npos && conninfo.find('?') < at;
+    return is_torn || conninfo.find("password") != conninfo.npos;
+}
+
+std::string unknown_parameter(std::string const& name, std::string_view conninfo) {
     auto const known = std::find_if(foreign_parameters.begin(), foreign_parameters.end(),
                                     [&](auto const& p) { return p.name == name; });
+    if (known == foreign_parameters.end() && may_be_of_password(conninfo)) {
+        return "the connection string has a parameter that libpq does not know: remove it (in a "
+               "URI ? and @ inside a password are written as %3F and %40; elsewhere a password "
+               "with spaces stands in '')";
+    }
     return "the connection string has the parameter '" + name + "', which libpq does not know: " +
            (known != foreign_parameters.end() ? std::string{known->cure} : "remove it");
+}
+
+// Where user and password of a URI end is the first @, unless a / stands before it. libpq takes
+// another one for a part of the host or the database, and shows both in its complaints.
+std::optional<std::string> stray_at(std::string_view conninfo) {
+    if (!conninfo.starts_with("postgresql://") && !conninfo.starts_with("postgres://")) {
+        return std::nullopt;
+    }
+    auto const rest = conninfo.substr(conninfo.find("://") + 3);
+    auto const location = rest.substr(0, rest.find('?'));
+    auto const first = location.find('@');
+    if (first == location.npos ||
+        (location.find('/') > first && location.find('@', first + 1) == location.npos)) {
+        return std::nullopt;
+    }
+    return "the connection string has an @ where libpq takes it for a part of the host or the "
+           "database; allowed: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, where @ and / inside "
+           "a user, password or database are written as %40 and %2F";
 }
 
 // ---- Values ------------------------------------------------------------------------------------
@@ -177,7 +207,8 @@ std::optional<std::string> conninfo_problem(std::string const& conninfo) {
         PQconninfoParse(conninfo.c_str(), &message), &PQconninfoFree};
     std::unique_ptr<char, decltype(&PQfreemem)> const owned{message, &PQfreemem};
     if (parsed) {
-        return value_problem(parsed.get());
+        auto const problem = value_problem(parsed.get());
+        return problem ? problem : stray_at(conninfo);
     }
     // Of libpq's messages only the name of a parameter is repeated: others quote parts of the
     // string, and so of the password.
@@ -186,7 +217,7 @@ std::optional<std::string> conninfo_problem(std::string const& conninfo) {
     static std::regex const unknown{
         R"(^invalid (?:URI query parameter|connection option)[^"]*"([A-Za-z0-9_.-]+)\")"};
     if (std::regex_search(text, match, unknown)) {
-        return unknown_parameter(match[1].str());
+        return unknown_parameter(match[1].str(), conninfo);
     }
     static std::regex const scheme{R"(^([A-Za-z][A-Za-z0-9+.-]*)://)"};
     if (std::regex_search(conninfo, match, scheme)) {
@@ -208,6 +239,15 @@ environment_problem(std::string const& conninfo,
                     std::map<std::string, std::string> const& environment) {
     std::unique_ptr<PQconninfoOption, decltype(&PQconninfoFree)> const parsed{
         PQconninfoParse(conninfo.c_str(), nullptr), &PQconninfoFree};
+    // A service's file counts over the variables.
+    if (environment.contains("PGSERVICE")) {
+        return std::nullopt;
+    }
+    for (auto option = parsed.get(); option != nullptr && option->keyword != nullptr; ++option) {
+        if (std::string_view{option->keyword} == "service" && option->val != nullptr) {
+            return std::nullopt;
+        }
+    }
     auto const is_open = [&](std::string_view keyword) {
         for (auto option = parsed.get(); option != nullptr && option->keyword != nullptr;
              ++option) {
@@ -222,8 +262,8 @@ environment_problem(std::string const& conninfo,
         return it == environment.end() ? nullptr : it->second.c_str();
     };
     if (auto const* ports = value_of("PGPORT"); ports != nullptr && is_open("port")) {
-        if (auto const wrong = port_mistake(ports, false)) {
-            return "PGPORT " + *wrong;
+        if (port_mistake(ports, false)) {
+            return "PGPORT is '" + std::string{ports} + "'; allowed: 1 to 65535";
         }
     }
     for (auto const& p : checked_parameters) {
@@ -240,16 +280,17 @@ environment_problem(std::string const& conninfo,
 
 std::string in_one_line(std::string_view message) {
     std::string line;
+    std::string between; // what is owed before the next word
     for (auto const c : message) {
-        auto const is_space = c == '\n' || c == '\t' || c == '\r' || c == ' ';
-        if (!is_space) {
+        if (c == '\n') {
+            between = "; ";
+        } else if (c == '\t' || c == '\r' || c == ' ') {
+            between = between.empty() ? " " : between;
+        } else {
+            line += line.empty() ? "" : between;
             line += c == '"' ? '\'' : c;
-        } else if (!line.empty() && line.back() != ' ') {
-            line += ' ';
+            between.clear();
         }
-    }
-    while (!line.empty() && line.back() == ' ') {
-        line.pop_back();
     }
     return line;
 }

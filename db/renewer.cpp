@@ -17,11 +17,6 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 constexpr milliseconds lock_timeout{100};
-// Renewals are in no hurry: they are gathered, or each would be a transaction of its own. A quarter
-// of a second is far from what a client may have to wait for the news that its lease is lost (P5).
-milliseconds gathering(presence::settings const& timings) {
-    return std::min(timings.tick() / 4, milliseconds{250});
-}
 constexpr milliseconds longest_pause{30'000};
 
 } // namespace
@@ -175,7 +170,8 @@ void renewer::run() {
             next_tick = steady_clock::now() + options_.timings.tick();
         }
         auto batch = take();
-        not_before = steady_clock::now() + gathering(options_.timings);
+        // They are in no hurry, and each alone would be a transaction of its own.
+        not_before = steady_clock::now() + options_.timings.gathering();
         if (!batch.empty() || tick) {
             send(std::move(batch), false, tick && may_tick());
         }

@@ -3,6 +3,7 @@
 
 #include "presence/types.hpp"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,15 @@ struct settings {
     std::chrono::milliseconds reconnect_limit() const { return stale_after / 15; }
     // How often the server pings on the WebSocket level, to get evidence of the client.
     std::chrono::milliseconds native_ping() const { return peer_timeout / 3; }
+    // Pings and renewals of several connections share moments, so far apart at most.
+    std::chrono::milliseconds longest_step() const {
+        return std::min(
+            {ping / 12, native_ping() / 12, heartbeat / 12, std::chrono::milliseconds{250}});
+    }
+    // Renewals leave in batches: how long the first of one may wait for the others.
+    std::chrono::milliseconds gathering() const {
+        return std::min(tick() / 4, std::chrono::milliseconds{250});
+    }
 };
 
 // The relations that do not hold, each as a sentence that names the settings (by environment

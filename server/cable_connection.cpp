@@ -428,7 +428,10 @@ void cable_connection::do_what_is_due(time_point now) {
         }
     }
     if (now >= next_native_ping_) {
-        next_native_ping_ = now + timings.native_ping();
+        next_native_ping_ += timings.native_ping();
+        if (next_native_ping_ <= now) {
+            next_native_ping_ = now + timings.native_ping();
+        }
         socket_->ping();
     }
     if (now >= next_ping_) {

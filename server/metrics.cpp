@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <fstream>
 #include <map>
+#include <mutex>
 #include <shared_mutex>
 #include <sys/resource.h>
 
@@ -87,6 +88,7 @@ struct registered {
 } // namespace
 
 struct metrics::figures : registered {
+    std::mutex reading;
     Gauge& connections = gauge("presenced_connections", "WebSocket connections that are open now.");
     Gauge& connections_limit =
         gauge("presenced_connections_limit", "WebSocket connections that this node takes at most.");
@@ -193,8 +195,8 @@ std::string metrics::exposition(db::store_health const& health, bool ready) {
     for (auto const& q : health.queues) {
         figures_->queues(q.lane).Set(static_cast<double>(q.depth));
     }
-    // Two scrapes at once may add the same twice; the next ones make up for it.
-    auto const has_become = [](Counter& counter, double now) {
+    auto const has_become = [this](Counter& counter, double now) {
+        std::lock_guard const lock{figures_->reading}; // each shard may be scraped
         counter.Increment(std::max(0.0, now - counter.Value()));
     };
     has_become(figures_->log_dropped, static_cast<double>(dropped_log_lines()));

@@ -25,13 +25,13 @@ constexpr auto token_check_interval = 15s;
 // Fine enough for the shortest interval, and no finer: each turn with something to do in it is a
 // wake-up.
 wheel::clock::duration granularity(presence::settings const& timings) {
-    return std::clamp<wheel::clock::duration>(timings.ping / 60, 5ms, 50ms);
+    auto const shortest = std::min({timings.ping, timings.native_ping(), timings.heartbeat});
+    return std::clamp<wheel::clock::duration>(shortest / 60, 5ms, 50ms);
 }
 
 // How many connections' pings fall on one moment, at most, while there is a choice: what else the
 // shard has to do waits for them, a millisecond here.
 constexpr std::size_t company = 64;
-constexpr wheel::clock::duration longest_step = 250ms;
 
 presence::lease_token mint() {
     constexpr std::string_view alphabet =
@@ -157,7 +157,7 @@ void shard::deliver(std::vector<db::token_answer> answers) {
 
 wheel::clock::time_point shard::shared_moment(wheel::clock::time_point t) const {
     auto const ping = wheel::clock::duration{shared_.timings.ping};
-    auto const longest = std::min(ping / 12, longest_step);
+    wheel::clock::duration const longest = shared_.timings.longest_step();
     auto step = granularity(shared_.timings);
     while (2 * step <= longest && cables_.size() * 2 * step <= company * ping) {
         step *= 2;

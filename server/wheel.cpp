@@ -81,7 +81,9 @@ void wheel::schedule(entry& e, clock::time_point deadline) {
         head->link_ = &e.next_;
     }
     head = &e;
-    if (slot < awaited_) {
+    if (awaited_ == not_set) {
+        arm();
+    } else if (slot < awaited_) {
         wait_for(slot);
     }
 }

@@ -842,9 +842,11 @@ class Judge:
             how = "unsubscribe" if ended == sub.unsubscribed else session.ended_how
             text += f" is there after its end ({how})"
             ways.append((ended, PROMPT, (*own, self.door[session.n]), self.who(session)))
+            lapses_from = max(ended, sub.t)
             # A node that was frozen makes the row of a subscribe from before late, and one that
             # could not hear of the end may renew it once more, for what it had heard before.
-            lapses_from = max(ended, sub.t, row.first[0])
+            if self.frozen_node[session.n].touches(sub.t, row.first[0]):
+                lapses_from = max(lapses_from, row.first[0])
             if self.silence(session).touches(ended, ended):
                 lapses_from = max(lapses_from,
                                   min(row.renewed, ended + self.timings["heartbeat"]))
@@ -879,7 +881,7 @@ class Judge:
         # nothing.
         if (session.ended_how == "lease_lost" and ended is not None or
                 unheard.touches(before, after)) and any(
-                u in self.deleted_u or any(
+                u in self.deleted_u and self.deleted_u[u][0] <= after or any(
                     other.gone is not None and other.gone[1] <= before
                     and not (self.subs[u].unsubscribed is not None
                              and self.subs[u].unsubscribed <= other.gone[1])

@@ -223,6 +223,21 @@ class Promises(unittest.TestCase):
             h.run(14)
             self.assertEqual(h.broken(), verdict, lasts)
 
+    def test_p2_a_row_comes_late_although_nothing_was_frozen(self):
+        h = History(nodes=2)
+        h.run(1)
+        h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.005, "welcome", s="1.1")
+        h.fault("wire_hole", 1.1, 30.0)
+        h.at(1.2, "subscribe", s="1.1", u="1.1", a=AGENT)
+        h.at(1.3, "unsubscribe", s="1.1", u="1.1")
+        h.run(12.0)
+        h.put("tok")
+        h.run(17.0, renew=False)
+        h.drop("tok")
+        h.run(20)
+        self.assertIn("P2", h.broken())
+
     def test_p2_a_node_that_could_not_hear_of_the_end_renews_once_more_and_is_killed(self):
         for rounds, verdict in ((1, []), (3, ["P2"])):
             h = History(nodes=2)
@@ -406,6 +421,21 @@ class Promises(unittest.TestCase):
             h.at(7.0, "kill", s="1.1")
             h.run(9)
             self.assertEqual([p for p in h.broken() if p == "P3"], verdict, hole)
+
+    def test_p3_what_is_deleted_later_explains_nothing(self):
+        h = self.good()
+        h.at(2.5, "subscribe", s="1.1", u="1.2", a=AGENT + 1)
+        h.put("tok2", "1.2", AGENT + 1)
+        h.at(3.05, "confirm", s="1.1", u="1.2")
+        h.fault("door_hole_down", 5.0, 5.15)
+        h.run(5.1)
+        h.drop("tok2")
+        h.run(6)
+        h.at(6.01, "deleted", since=6.0, rows=[["tok", AGENT, "1.1"]])
+        h.drop("tok")
+        h.at(6.3, "kill", s="1.1")
+        h.run(9)
+        self.assertIn("P3", h.broken())
 
     def test_p3_who_unsubscribed_before_its_session_lost_another_lease_has_lost_nothing(self):
         h = self.good()

@@ -30,6 +30,10 @@ TEST_CASE("each relation that is broken is named with its settings") {
     SECTION("two heartbeats must fit into a lease, with an outage too short for an amnesty") {
         s.heartbeat = 16s;
         CHECK(names(s, "2 x PRESENCED_HEARTBEAT"));
+        s.heartbeat = 15'900ms; // 44.8 s, and half a second in which it waits for others
+        CHECK(names(s, "2 x PRESENCED_HEARTBEAT"));
+        s.heartbeat = 15'700ms;
+        CHECK(broken_relations(s).empty());
     }
     SECTION("clients give up after 6 s without a ping") {
         s.ping = 5s;
@@ -55,4 +59,9 @@ TEST_CASE("derived timings follow the settings") {
     CHECK(s.tick() == 1s);
     CHECK(s.reconnect_limit() == 3s);
     CHECK(s.native_ping() == 10s);
+    CHECK(s.longest_step() == 250ms);
+    CHECK(s.gathering() == 250ms);
+    settings quick;
+    quick.peer_timeout = 150ms; // a WebSocket ping every 50 ms
+    CHECK(quick.longest_step() == 4ms);
 }
