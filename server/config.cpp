@@ -553,7 +553,9 @@ presence::settings settle_stale_after(config const& value, milliseconds recorded
 }
 
 std::vector<std::string> unknown_variables(config_source const& source) {
-    std::vector<std::string_view> known{"PRESENCED_TOKEN"};
+    // Of the client, of scripts and of the compose file.
+    std::vector<std::string_view> known{"PRESENCED_TOKEN", "PRESENCED_DATA", "PRESENCED_PRESET",
+                                        "PRESENCED_BOOTSTRAP", "PRESENCED_PUBLISH"};
     for (auto const& s : settings()) {
         known.emplace_back(s.variable);
     }

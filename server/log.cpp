@@ -65,7 +65,11 @@ std::string show_time(spdlog::log_clock::time_point at) {
 void append_one_line(std::string& line, std::string_view message) {
     for (auto const c : message) {
         auto const control = static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
-        line += control ? ' ' : c;
+        if (c == '\n') {
+            line += "; "; // sentences of a kind
+        } else {
+            line += control ? ' ' : c;
+        }
     }
 }
 
