@@ -473,11 +473,21 @@ TEST_CASE("a connection that hangs is given up and replaced", "[db][fault]") {
     node a{w.conninfo};
     REQUIRE(a.got(a.acquire(3, a.token()), lease_outcome::acquired));
     // Every backend of the node stops; a hung proxy looks the same from here.
+    // But between two statements: one that was stopped with a lock would hold up all the others.
     auto const frozen = w.backends("true");
     REQUIRE(frozen.size() == 6);
-    for (auto const pid : frozen) {
-        postgres::signal(pid, SIGSTOP);
-    }
+    REQUIRE(eventually([&] {
+        for (auto const pid : frozen) {
+            postgres::signal(pid, SIGSTOP);
+        }
+        if (w.backends("state <> 'idle'").empty()) {
+            return true;
+        }
+        for (auto const pid : frozen) {
+            postgres::signal(pid, SIGCONT);
+        }
+        return false;
+    }));
     // While they are stopped, which no time-out of PostgreSQL's ends.
     auto const key = a.acquire(5, a.token());
     auto const lookup = a.authenticate(9);
