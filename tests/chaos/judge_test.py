@@ -80,11 +80,14 @@ class History:
                         of={"agent_id": f[1], "active": f[2], "reason": f[3], "at": at})
         self.seen, self.seen_flags, self.pending_flips = now, set(self.flags), []
 
+    def connect(self, s="1.1", node=0, p=1):
+        self.at(self.t + 0.001, "connect", s=s, c=1, n=node, p=p, k=0)
+        self.at(self.t + 0.005, "welcome", s=s)
+
     def subscribe(self, u="1.1", s="1.1", agent=AGENT, token="tok", node=0, p=1):
         """Connects, subscribes and is confirmed within 30 ms."""
         t = self.t
-        self.at(t + 0.001, "connect", s=s, c=1, n=node, p=p, k=0)
-        self.at(t + 0.005, "welcome", s=s)
+        self.connect(s, node, p)
         self.at(t + 0.006, "subscribe", s=s, u=u, a=agent)
         self.put(token, u, agent, f"n{node}")
         self.at(t + 0.030, "confirm", s=s, u=u)
@@ -211,8 +214,7 @@ class Promises(unittest.TestCase):
         for lasts, verdict in ((0.1, []), (6.5, ["P2"])):
             h = History(nodes=2)
             h.run(1)
-            h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
-            h.at(1.005, "welcome", s="1.1")
+            h.connect()
             h.fault("node_frozen", 1.1, 7.0)
             h.at(1.2, "subscribe", s="1.1", u="1.1", a=AGENT)
             h.at(1.3, "unsubscribe", s="1.1", u="1.1")
@@ -226,8 +228,7 @@ class Promises(unittest.TestCase):
     def test_p2_a_row_comes_late_although_nothing_was_frozen(self):
         h = History(nodes=2)
         h.run(1)
-        h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
-        h.at(1.005, "welcome", s="1.1")
+        h.connect()
         h.fault("wire_hole", 1.1, 30.0)
         h.at(1.2, "subscribe", s="1.1", u="1.1", a=AGENT)
         h.at(1.3, "unsubscribe", s="1.1", u="1.1")
