@@ -278,6 +278,9 @@ http_part http_part_of(std::string_view said) {
             part.rest = said;
             return part;
         }
+        if (part.last_status == 100) {
+            continue; // Beast answers `Expect: 100-continue` (RFC 9110 10.1.1); the verdict follows
+        }
         check(part.last_status == 200 || part.last_status == 400 || part.last_status == 404 ||
               part.last_status == 426 || part.last_status == 429 || part.last_status == 431 ||
               part.last_status == 503);
