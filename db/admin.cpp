@@ -2,6 +2,7 @@
 
 #include "db/command_session.hpp"
 
+#include <map>
 #include <utility>
 
 namespace presenced::db {
@@ -62,6 +63,26 @@ std::vector<agent_row> read_agents(pqxx::work& tx, std::string const& where) {
         rows.push_back(to_agent(row));
     }
     return rows;
+}
+
+// Rows bear a node's name and no boot. A boot that is gone renews nothing, so what was seen since
+// the next one of its name started is the next one's: `writes_from` to `writes_until`. Of two that
+// run at a time (`shares_name`) nobody can tell.
+std::string boots() {
+    return "WITH boots AS MATERIALIZED ("
+           "  SELECT n.node, n.boot_id, n.version, n.started_at, n.ticked_at, "
+           "         coalesce(n.ticked_at <= clock_timestamp() - c.stale_after, false) AS gone, "
+           "         CASE WHEN row_number() OVER name = 1 THEN '-infinity' ELSE n.started_at END "
+           "             AS writes_from, "
+           "         coalesce(lead(n.started_at) OVER name, 'infinity') AS writes_until "
+           "  FROM nodes n LEFT JOIN presence_clock c ON true "
+           "  WINDOW name AS (PARTITION BY n.node ORDER BY n.started_at, n.boot_id)), "
+           "named AS MATERIALIZED ("
+           "  SELECT b.*, NOT b.gone AND EXISTS ("
+           "      SELECT FROM boots o WHERE o.node = b.node AND o.boot_id <> b.boot_id "
+           "      AND NOT o.gone AND o.ticked_at >= b.started_at AND b.ticked_at >= o.started_at) "
+           "      AS shares_name "
+           "  FROM boots b) ";
 }
 
 std::chrono::milliseconds to_duration(pqxx::field const& field) {
@@ -147,27 +168,30 @@ status_report admin::status() {
         status_report report;
         report.presence_known = tx.exec("SELECT presence_known()")[0][0].as<bool>();
         report.agents = read_agents(tx, "WHERE a.routing_active OR l.sessions > 0");
-        for (auto const& row :
-             tx.exec("SELECT agent_id, coalesce(session_id, ''), node, " + age("created_at") +
-                     ", " + age("last_seen_at") +
-                     " FROM live_agent_subscriptions ORDER BY agent_id, created_at, token")) {
-            report.sessions.push_back({row[0].as<std::int64_t>(), row[1].c_str(), row[2].c_str(),
-                                       to_duration(row[3]), to_duration(row[4])});
-        }
-        for (auto const& row :
-             tx.exec("SELECT n.node, n.boot_id, n.version, " + age("n.started_at") + ", " +
-                     age("n.ticked_at") +
-                     // Rows bear a node's name: they are its newest boot's, whoever made them.
-                     ", CASE WHEN row_number() OVER (PARTITION BY n.node "
-                     "ORDER BY n.ticked_at DESC, n.started_at DESC) = 1 THEN "
-                     "(SELECT count(*) FROM live_agent_subscriptions s WHERE s.node = n.node) "
-                     "ELSE 0 END, "
-                     "coalesce(n.ticked_at <= clock_timestamp() - c.stale_after, false) "
-                     "FROM nodes n LEFT JOIN presence_clock c ON true "
-                     "ORDER BY n.node, n.ticked_at DESC, n.started_at DESC")) {
+        for (auto const& row : tx.exec(boots() + "SELECT b.node, b.boot_id, b.version, " +
+                                       age("b.started_at") + ", " + age("b.ticked_at") +
+                                       ", b.gone, b.shares_name FROM named b "
+                                       "ORDER BY b.node, b.ticked_at DESC, b.started_at DESC")) {
             report.nodes.push_back({row[0].c_str(), row[1].c_str(), row[2].c_str(),
-                                    to_duration(row[3]), to_duration(row[4]),
-                                    row[5].as<std::size_t>(), row[6].as<bool>()});
+                                    to_duration(row[3]), to_duration(row[4]), 0, row[5].as<bool>(),
+                                    row[6].as<bool>()});
+        }
+        std::map<std::pair<std::string, std::string>, std::size_t> counts;
+        for (auto const& row :
+             tx.exec(boots() +
+                     "SELECT s.agent_id, coalesce(s.session_id, ''), s.node, "
+                     "CASE WHEN b.shares_name THEN '' ELSE coalesce(b.boot_id, '') END, " +
+                     age("s.created_at") + ", " + age("s.last_seen_at") +
+                     " FROM live_agent_subscriptions s LEFT JOIN named b ON b.node = s.node "
+                     "AND s.last_seen_at >= b.writes_from AND s.last_seen_at < b.writes_until "
+                     "ORDER BY s.agent_id, s.created_at, s.token")) {
+            report.sessions.push_back({row[0].as<std::int64_t>(), row[1].c_str(), row[2].c_str(),
+                                       row[3].c_str(), to_duration(row[4]), to_duration(row[5])});
+            ++counts[{row[2].c_str(), row[3].c_str()}];
+        }
+        for (auto& n : report.nodes) {
+            auto const found = counts.find({n.node, n.boot_id});
+            n.sessions = found == counts.end() ? 0 : found->second;
         }
         return report;
     });

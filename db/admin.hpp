@@ -35,6 +35,7 @@ struct session_row {
     agent_id agent;
     std::string session_id; // empty: none
     std::string node;
+    std::string boot_id;                 // empty: not known, or several share the name
     std::chrono::milliseconds age;       // since it subscribed
     std::chrono::milliseconds last_seen; // since it was renewed
 };
@@ -45,8 +46,9 @@ struct node_row {
     std::string version;
     std::chrono::milliseconds up;
     std::chrono::milliseconds since_tick;
-    std::size_t sessions; // of this name; they are the newest boot's
+    std::size_t sessions; // 0 when shares_name: rows bear names only
     bool gone;            // no tick for stale_after
+    bool shares_name;     // ticks beside another boot of this name
 };
 
 struct status_report {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <iostream>
+#include <map>
 #include <stdexcept>
 #include <string_view>
 #include <vector>
@@ -118,18 +119,20 @@ json_value to_json(db::token_row const& t) {
 }
 
 json_value to_json(db::session_row const& s) {
-    return {{"agent_id", s.agent},
-            {"session_id", or_null(s.session_id)},
-            {"node", s.node},
-            {"age_ms", s.age.count()},
-            {"last_seen_ms", s.last_seen.count()}};
+    return {{"agent_id", s.agent},     {"session_id", or_null(s.session_id)},
+            {"node", s.node},          {"boot_id", or_null(s.boot_id)},
+            {"age_ms", s.age.count()}, {"last_seen_ms", s.last_seen.count()}};
 }
 
 json_value to_json(db::node_row const& n) {
-    return {{"node", n.node},         {"boot_id", n.boot_id},
-            {"version", n.version},   {"up_ms", n.up.count()},
-            {"sessions", n.sessions}, {"since_tick_ms", n.since_tick.count()},
-            {"gone", n.gone}};
+    return {{"node", n.node},
+            {"boot_id", n.boot_id},
+            {"version", n.version},
+            {"up_ms", n.up.count()},
+            {"sessions", n.shares_name ? json_value(nullptr) : json_value(n.sessions)},
+            {"since_tick_ms", n.since_tick.count()},
+            {"gone", n.gone},
+            {"shares_name", n.shares_name}};
 }
 
 template <class Rows>
@@ -171,6 +174,20 @@ db::token_digest digest_of(std::string const& token) {
 
 // ---- Status ----------------------------------------------------------------------------------
 
+void warn_of_shared_names(std::vector<db::node_row> const& nodes) {
+    std::map<std::string, int> processes;
+    for (auto const& n : nodes) {
+        processes[n.node] += n.shares_name ? 1 : 0;
+    }
+    for (auto const& [name, count] : processes) {
+        if (count > 0) {
+            std::cout << "\nWarning: " << count << " processes run as node " << printable(name, 40)
+                      << ", and nobody can tell whose sessions are whose.\n"
+                         "Give each of them a PRESENCED_NODE of its own.\n";
+        }
+    }
+}
+
 void print_status(db::status_report const& report) {
     if (!report.presence_known) {
         std::cout << "Presence is not known: no node has ticked for stale_after. The flags below "
@@ -192,11 +209,11 @@ void print_status(db::status_report const& report) {
     }
     if (!report.sessions.empty()) {
         std::cout << "\nSessions\n";
-        std::vector<text_row> rows{{"AGENT", "SESSION", "NODE", "SUBSCRIBED", "LAST SEEN"}};
+        std::vector<text_row> rows{{"AGENT", "SESSION", "NODE", "BOOT", "SUBSCRIBED", "LAST SEEN"}};
         for (auto const& s : report.sessions) {
             rows.push_back({std::to_string(s.agent), printable(s.session_id, 40),
-                            printable(s.node, 40), show_age(s.age) + " ago",
-                            show_age(s.last_seen) + " ago"});
+                            printable(s.node, 40), printable(s.boot_id, 16),
+                            show_age(s.age) + " ago", show_age(s.last_seen) + " ago"});
         }
         print_table(rows);
     }
@@ -208,9 +225,10 @@ void print_status(db::status_report const& report) {
         for (auto const& n : report.nodes) {
             rows.push_back({printable(n.node, 40), printable(n.boot_id, 16), n.version,
                             n.gone ? "gone" : show_age(n.up), show_age(n.since_tick) + " ago",
-                            std::to_string(n.sessions)});
+                            n.shares_name ? "?" : std::to_string(n.sessions)});
         }
         print_table(rows);
+        warn_of_shared_names(report.nodes);
     }
 }
 

@@ -4,6 +4,7 @@
 #include "tests/support/postgres.hpp"
 
 #include <future>
+#include <map>
 
 using namespace std::chrono_literals;
 using namespace presenced::db;
@@ -275,6 +276,93 @@ TEST_CASE("status shows what is live, and says when nobody can know") {
 
     sql.query("UPDATE presence_clock SET ticked_at = ticked_at - interval '1 hour'");
     CHECK_FALSE(desk.status().presence_known);
+}
+
+namespace {
+
+struct boots_world {
+    std::string database = postgres::shared().create_database();
+    admin desk{database};
+    sql_session sql{database};
+    agent_id agent = desk.create_agent(7, "demo").id;
+
+    boots_world() { sql.query("UPDATE presence_clock SET stale_after = interval '45 minutes'"); }
+
+    // Ages in minutes: when the boot began, and its newest tick.
+    void boot(std::string const& id, int started, int ticked, std::string const& node = "alpha") {
+        sql.query("INSERT INTO nodes (node, boot_id, started_at, ticked_at) VALUES ('" + node +
+                  "', '" + id + "', clock_timestamp() - interval '" + std::to_string(started) +
+                  " minutes', clock_timestamp() - interval '" + std::to_string(ticked) +
+                  " minutes')");
+    }
+    void session(std::string const& id, int made, int seen, std::string const& node = "alpha") {
+        sql.query("INSERT INTO agent_subscriptions "
+                  "(agent_id, token, session_id, node, created_at, last_seen_at) VALUES (" +
+                  std::to_string(agent) + ", '" + id + "', '" + id + "', '" + node +
+                  "', clock_timestamp() - interval '" + std::to_string(made) +
+                  " minutes', clock_timestamp() - interval '" + std::to_string(seen) +
+                  " minutes')");
+    }
+    // "session: boot", by session.
+    std::map<std::string, std::string> boots_of_sessions() {
+        std::map<std::string, std::string> found;
+        for (auto const& s : desk.status().sessions) {
+            found[s.session_id] = s.boot_id;
+        }
+        return found;
+    }
+    // "boot: sessions", with "?" where they cannot be told apart and "gone" for those that are.
+    std::map<std::string, std::string> boots() {
+        std::map<std::string, std::string> found;
+        for (auto const& n : desk.status().nodes) {
+            found[n.boot_id] =
+                (n.shares_name ? "?" : std::to_string(n.sessions)) + (n.gone ? " gone" : "");
+        }
+        return found;
+    }
+};
+
+using texts = std::map<std::string, std::string>;
+
+} // namespace
+
+TEST_CASE("status gives a session to the boot that wrote its row last") {
+    boots_world w;
+    w.boot("crashed", 4'000, 3'000);
+    w.boot("killed", 900, 30);
+    w.boot("new", 20, 1);
+    w.boot("other", 9'000, 1, "beta");
+    w.session("before", 800, 31);
+    w.session("after", 15, 15);
+    // Subscribed before the boot's first tick landed, and renewed since.
+    w.session("early", 21, 6);
+    w.session("elsewhere", 800, 10, "beta");
+    w.session("foreign", 800, 10, "");
+    CHECK(w.boots_of_sessions() == texts{{"before", "killed"},
+                                         {"after", "new"},
+                                         {"early", "new"},
+                                         {"elsewhere", "other"},
+                                         {"foreign", ""}});
+    CHECK(w.boots() == texts{{"crashed", "0 gone"}, {"killed", "1"}, {"new", "2"}, {"other", "1"}});
+}
+
+TEST_CASE(
+    "status says which boots run under one name, and does not guess whose sessions are whose") {
+    boots_world w;
+    w.boot("killed", 900, 310);
+    w.boot("one", 300, 1);
+    w.boot("two", 40, 1);
+    w.boot("other", 300, 1, "beta");
+    w.session("first", 200, 10);
+    w.session("second", 30, 10);
+    w.session("elsewhere", 200, 10, "beta");
+    CHECK(w.boots() == texts{{"killed", "0 gone"}, {"one", "?"}, {"two", "?"}, {"other", "1"}});
+    CHECK(w.boots_of_sessions() == texts{{"first", ""}, {"second", ""}, {"elsewhere", "other"}});
+    // A boot that ran beside another and has ended is no mistake any more.
+    w.sql.query("UPDATE nodes SET ticked_at = clock_timestamp() - interval '50 minutes' "
+                "WHERE boot_id = 'one'");
+    CHECK(w.boots() ==
+          texts{{"killed", "0 gone"}, {"one", "0 gone"}, {"two", "2"}, {"other", "1"}});
 }
 
 TEST_CASE("the command line says what is missing when the database was never migrated") {

@@ -126,8 +126,9 @@ TEST_CASE("status names the live agents, their sessions and the nodes, for peopl
     }
 }
 
-TEST_CASE("status gives the sessions of a node that was killed and is back to its new boot alone") {
-    world w;
+TEST_CASE("status tells the sessions of a killed boot from those of the next one of its name") {
+    // Its rows stay for 45 s, on a slow machine too.
+    world w{timings(1, 1)};
     environment const name{{"PRESENCED_NODE", "lighthouse"}};
     auto const agent = w.add_agent();
     auto before = w.start_node(name);
@@ -136,16 +137,57 @@ TEST_CASE("status gives the sessions of a node that was killed and is back to it
     REQUIRE(before->wait());
     auto const n = w.start_node(name);
     auto const c = w.subscriber(*n, agent);
-    REQUIRE(w.has_rows(agent, 1));
-    auto const nodes = answer(w, {"status"}).at("nodes");
+    REQUIRE(w.rows(agent) == 2);
+    auto const status = answer(w, {"status"});
+    auto const& nodes = status.at("nodes");
     REQUIRE(nodes.size() == 2);
-    CHECK(nodes.at(0).at("sessions") == 1);
     CHECK(nodes.at(0).at("since_tick_ms") < nodes.at(1).at("since_tick_ms"));
-    CHECK(nodes.at(1).at("sessions") == 0);
-    CHECK(nodes.at(0).at("gone") == false);
+    for (auto const& boot : nodes) {
+        CHECK(boot.at("sessions") == 1);
+        CHECK(boot.at("shares_name") == false);
+    }
+    auto const& sessions = status.at("sessions");
+    REQUIRE(sessions.size() == 2);
+    CHECK(sessions.at(0).at("boot_id") == nodes.at(1).at("boot_id"));
+    CHECK(sessions.at(1).at("boot_id") == nodes.at(0).at("boot_id"));
+    CHECK_FALSE(has(w.presenced({"status"}).output, "Warning"));
+}
+
+TEST_CASE("status shows a killed boot as gone, and the next one of its name as running") {
+    world w;
+    environment const name{{"PRESENCED_NODE", "lighthouse"}};
+    auto before = w.start_node(name);
+    before->signal(SIGKILL);
+    REQUIRE(before->wait());
+    auto const n = w.start_node(name);
     CHECK(eventually([&] { return answer(w, {"status"}).at("nodes").at(1).at("gone") == true; }));
     CHECK(answer(w, {"status"}).at("nodes").at(0).at("gone") == false);
     CHECK(has(w.presenced({"status"}).output, "  gone  "));
+}
+
+TEST_CASE("status warns of two processes with one node name") {
+    world w{timings(1, 1)}; // a boot that is slow to tick is not gone
+    environment const name{{"PRESENCED_NODE", "lighthouse"}};
+    auto const agent = w.add_agent();
+    auto const one = w.start_node(name);
+    auto const c = w.subscriber(*one, agent);
+    CHECK_FALSE(has(w.presenced({"status"}).output, "Warning"));
+    auto const two = w.start_node(name);
+    // The first has to tick beside the second.
+    REQUIRE(eventually(
+        [&] { return answer(w, {"status"}).at("nodes").at(0).at("shares_name") == true; }));
+    auto const status = answer(w, {"status"});
+    for (auto const& boot : status.at("nodes")) {
+        CHECK(boot.at("shares_name") == true);
+        CHECK(boot.at("sessions").is_null());
+    }
+    CHECK(status.at("sessions").at(0).at("boot_id").is_null());
+    auto const text = w.presenced({"status"}).output;
+    CHECK(has(text, "Warning: 2 processes run as node lighthouse"));
+    CHECK(has(text, "PRESENCED_NODE"));
+    two->signal(SIGTERM);
+    REQUIRE(two->wait() == 0);
+    CHECK_FALSE(has(w.presenced({"status"}).output, "Warning"));
 }
 
 TEST_CASE("health asks whatever it is told to, and says what it heard") {
