@@ -199,6 +199,68 @@ std::optional<std::string> value_problem(PQconninfoOption const* option) {
     return std::nullopt;
 }
 
+// ---- Lists -------------------------------------------------------------------------------------
+
+// A list of hosts, addresses or ports, and who gave it: the string, or a variable.
+struct given_list {
+    std::string_view items;
+    std::string_view from;
+};
+
+auto count_of(given_list const& list) {
+    return list.items.empty() ? 0 : std::count(list.items.begin(), list.items.end(), ',') + 1;
+}
+
+std::string counted(std::ptrdiff_t n, std::string const& noun, std::string const& plural) {
+    return std::to_string(n) + ' ' + (n == 1 ? noun : plural);
+}
+
+// libpq pairs the items of these lists, and tries no host when they do not pair.
+std::optional<std::string> pairing_problem(given_list const& hosts, given_list const& addresses,
+                                           given_list const& ports) {
+    auto const hosts_of = [](given_list const& list, given_list const& other) {
+        return counted(std::max<std::ptrdiff_t>(1, count_of(list)), "host", "hosts") +
+               (list.items.empty() || list.from == other.from ? ""
+                                                              : " of " + std::string{list.from});
+    };
+    auto const wanted = count_of(addresses);
+    if (wanted > 0 && !hosts.items.empty() && count_of(hosts) != wanted) {
+        return std::string{addresses.from} + " has " + counted(wanted, "hostaddr", "hostaddrs") +
+               " for " + hosts_of(hosts, addresses) + "; allowed: one for each host";
+    }
+    auto const& places = wanted > 0 ? addresses : hosts;
+    if (auto const n = count_of(ports);
+        n > 1 && n != std::max<std::ptrdiff_t>(1, count_of(places))) {
+        return std::string{ports.from} + " has " + counted(n, "port", "ports") + " for " +
+               hosts_of(places, ports) + "; allowed: one for all hosts, or one for each";
+    }
+    return std::nullopt;
+}
+
+constexpr std::string_view the_string = "the connection string";
+
+// Null when the string does not say.
+char const* value_in(PQconninfoOption const* option, std::string_view keyword) {
+    for (; option != nullptr && option->keyword != nullptr; ++option) {
+        if (option->keyword == keyword) {
+            return option->val;
+        }
+    }
+    return nullptr;
+}
+
+// Of the string alone. Without a host in it, the variables may name the hosts.
+std::optional<std::string> pairing_problem(PQconninfoOption const* option) {
+    auto const list = [&](std::string_view keyword) {
+        auto const* value = value_in(option, keyword);
+        return given_list{value == nullptr ? "" : value, the_string};
+    };
+    auto const hosts = list("host");
+    auto const addresses = list("hostaddr");
+    bool const is_open = hosts.items.empty() && addresses.items.empty();
+    return is_open ? std::nullopt : pairing_problem(hosts, addresses, list("port"));
+}
+
 } // namespace
 
 std::optional<std::string> conninfo_problem(std::string const& conninfo) {
@@ -207,8 +269,10 @@ std::optional<std::string> conninfo_problem(std::string const& conninfo) {
         PQconninfoParse(conninfo.c_str(), &message), &PQconninfoFree};
     std::unique_ptr<char, decltype(&PQfreemem)> const owned{message, &PQfreemem};
     if (parsed) {
-        auto const problem = value_problem(parsed.get());
-        return problem ? problem : stray_at(conninfo);
+        auto problem = value_problem(parsed.get());
+        // First: it takes a part of a password for a host or a port.
+        problem = problem ? problem : stray_at(conninfo);
+        return problem ? problem : pairing_problem(parsed.get());
     }
     // Of libpq's messages only the name of a parameter is repeated: others quote parts of the
     // string, and so of the password.
@@ -243,19 +307,11 @@ environment_problem(std::string const& conninfo,
     if (environment.contains("PGSERVICE")) {
         return std::nullopt;
     }
-    for (auto option = parsed.get(); option != nullptr && option->keyword != nullptr; ++option) {
-        if (std::string_view{option->keyword} == "service" && option->val != nullptr) {
-            return std::nullopt;
-        }
+    if (value_in(parsed.get(), "service") != nullptr) {
+        return std::nullopt;
     }
     auto const is_open = [&](std::string_view keyword) {
-        for (auto option = parsed.get(); option != nullptr && option->keyword != nullptr;
-             ++option) {
-            if (option->keyword == keyword) {
-                return option->val == nullptr;
-            }
-        }
-        return false;
+        return value_in(parsed.get(), keyword) == nullptr;
     };
     auto const value_of = [&](char const* variable) -> char const* {
         auto const it = environment.find(variable);
@@ -275,7 +331,15 @@ environment_problem(std::string const& conninfo,
             return std::string{p.variable} + ' ' + *wrong;
         }
     }
-    return std::nullopt;
+    auto const list = [&](std::string_view keyword, char const* variable) {
+        if (auto const* value = value_in(parsed.get(), keyword)) {
+            return given_list{value, the_string};
+        }
+        auto const* value = value_of(variable);
+        return given_list{value == nullptr ? "" : value, variable};
+    };
+    return pairing_problem(list("host", "PGHOST"), list("hostaddr", "PGHOSTADDR"),
+                           list("port", "PGPORT"));
 }
 
 std::string in_one_line(std::string_view message) {

@@ -304,6 +304,11 @@ TEST_CASE("the database is named by URL, file or libpq's variables") {
             {"postgresql://u:hush@h:0/d", {"0", "1 to 65535"}},
             {"postgresql://u:hush@g:5432,h:-1/d", {"-1", "1 to 65535"}},
             {"postgresql://u:hush/more@h/d", {"1 to 65535", "%2F"}},
+            {"host=g,h port=1,2,3 password=hush", {"3 ports for 2 hosts", "one for each"}},
+            {"host=h port=1,2 password=hush", {"2 ports for 1 host;", "one for all hosts"}},
+            {"hostaddr=::1,::2 port=1,2,3 password=hush", {"3 ports for 2 hosts"}},
+            {"host=g,h hostaddr=::1 password=hush", {"1 hostaddr for 2 hosts", "one for each"}},
+            {"host=h hostaddr=::1,::2 password=hush", {"2 hostaddrs for 1 host;"}},
         };
         for (auto const& one : all) {
             source.environment = {{"DATABASE_URL", one.given}};
@@ -327,7 +332,8 @@ TEST_CASE("the database is named by URL, file or libpq's variables") {
              {"postgresql://g,h:5433/d", "host=g,h port=,5433", "host=h port=' 5432 '",
               "postgresql://h/d?sslmode=verify-ca&channel_binding=prefer&gssencmode=disable",
               "postgresql://h/d?target_session_attrs=prefer-standby&connect_timeout=-1",
-              "host=h keepalives=0 tcp_user_timeout=0"}) {
+              "host=h keepalives=0 tcp_user_timeout=0", "host=g,h port=5433",
+              "host=g,h hostaddr=::1,::2 port=1,2", "hostaddr=::1,::2 port=1,2", "host= port=1"}) {
             source.environment = {{"DATABASE_URL", url}};
             CAPTURE(url);
             CHECK(parse_conninfo(source) == url);
@@ -348,6 +354,24 @@ TEST_CASE("the database is named by URL, file or libpq's variables") {
         CHECK(complaint().empty());
         source.environment = {{"PGHOST", "h"}, {"PGPORT", "99999"}};
         CHECK(complaint().starts_with("PGPORT is '99999'; allowed: "));
+        source.environment = {{"PGHOST", "g,h"}, {"PGPORT", "1,2,3"}};
+        CHECK(complaint() ==
+              "PGPORT has 3 ports for 2 hosts of PGHOST; allowed: one for all hosts, "
+              "or one for each");
+        source.environment = {{"DATABASE_URL", "host=g,h"}, {"PGPORT", "1,2,3"}};
+        CHECK(complaint().starts_with("PGPORT has 3 ports for 2 hosts of the connection string;"));
+        source.environment = {{"DATABASE_URL", "port=1,2"}, {"PGHOST", "h"}};
+        CHECK(complaint().starts_with("the connection string has 2 ports for 1 host of PGHOST;"));
+        source.environment = {{"DATABASE_URL", "port=1,2"}};
+        CHECK(complaint().starts_with("the connection string has 2 ports for 1 host;"));
+        source.environment = {{"DATABASE_URL", "host=h"}, {"PGHOSTADDR", "::1,::2"}};
+        CHECK(complaint().starts_with("PGHOSTADDR has 2 hostaddrs for 1 host of the connection"));
+        source.environment = {{"DATABASE_URL", "port=1,2"}, {"PGHOST", "g,h"}};
+        CHECK(complaint().empty());
+        source.environment = {{"DATABASE_URL", "host=h port=1"}, {"PGPORT", "1,2"}};
+        CHECK(complaint().empty());
+        source.environment = {{"PGSERVICE", "here"}, {"PGPORT", "1,2"}};
+        CHECK(complaint().empty());
         source.environment = {{"PGSERVICE", "here"}, {"PGSSLMODE", "bogus"}};
         CHECK(complaint().empty()); // the service may say something else
     }
