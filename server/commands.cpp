@@ -301,9 +301,11 @@ void add_health(CLI::App& app, invocation& into) {
                                       "  presenced health --url http://127.0.0.1:8080/readyz\n"
                                       "Exit codes: 0 healthy, 1 not.");
     auto const url = std::make_shared<std::optional<std::string>>();
-    command->add_option("--url", *url, "What to ask (/healthz where PRESENCED_LISTEN says)")
+    command->add_option("--url", *url, "What to ask (/healthz at the addresses of --listen)")
         ->type_name("URL");
-    add_setting(command, into, "PRESENCED_LISTEN");
+    add_setting(command, into, "--listen", "PRESENCED_LISTEN",
+                "Where the server listens, as it was told (127.0.0.1:8080,[::1]:8080)")
+        ->type_name("ADDRESS:PORT,...");
     auto const json = std::make_shared<bool>(false);
     command->add_flag("--json", *json, "Print JSON");
     command->callback([&into, url, json] {

@@ -72,12 +72,42 @@ Number parse_number(std::string_view text, Number least, Number most) {
     return *n;
 }
 
-milliseconds parse_timing(std::string_view text, milliseconds least) {
-    auto const d = parse_duration(text);
-    if (d < least || d > 24h) {
-        allow("from " + show_duration(least) + " to 24h");
+// milliseconds::max() when it is longer than these can say.
+milliseconds parse_any_duration(std::string_view text) {
+    static constexpr auto example = "a number and its unit, such as 250ms, 15s, 5m, 2h or 90d";
+    auto const unit_at = text.find_first_not_of("0123456789");
+    auto const unit = unit_at == text.npos ? std::string_view{} : text.substr(unit_at);
+    auto const number = parse_digits<std::int64_t>(text.substr(0, unit_at));
+    milliseconds one{0};
+    if (unit == "ms") {
+        one = 1ms;
+    } else if (unit == "s") {
+        one = 1s;
+    } else if (unit == "m") {
+        one = 1min;
+    } else if (unit == "h") {
+        one = 1h;
+    } else if (unit == "d") {
+        one = 24h;
+    }
+    if (!number || one == 0ms) {
+        allow(example);
+    }
+    return *number > milliseconds::max() / one ? milliseconds::max() : one * *number;
+}
+
+// `shown` is how the longest is written.
+milliseconds parse_between(std::string_view text, milliseconds least, milliseconds most,
+                           std::string const& shown) {
+    auto const d = parse_any_duration(text);
+    if (d < least || d > most) {
+        allow("from " + show_duration(least) + " to " + shown);
     }
     return d;
+}
+
+milliseconds parse_timing(std::string_view text, milliseconds least) {
+    return parse_between(text, least, 24h, "24h");
 }
 
 constexpr std::size_t any_number = 10'000'000;
@@ -103,29 +133,11 @@ bool cidr::contains(std::array<std::uint8_t, 16> const& address) const {
 }
 
 milliseconds parse_duration(std::string_view text) {
-    static constexpr auto example = "a number and its unit, such as 250ms, 15s, 5m, 2h or 90d";
-    auto const unit_at = text.find_first_not_of("0123456789");
-    auto const unit = unit_at == text.npos ? std::string_view{} : text.substr(unit_at);
-    auto const number = parse_digits<std::int64_t>(text.substr(0, unit_at));
-    milliseconds one{0};
-    if (unit == "ms") {
-        one = 1ms;
-    } else if (unit == "s") {
-        one = 1s;
-    } else if (unit == "m") {
-        one = 1min;
-    } else if (unit == "h") {
-        one = 1h;
-    } else if (unit == "d") {
-        one = 24h;
-    }
-    if (!number || one == 0ms) {
-        allow(example);
-    }
-    if (*number > longest / one) {
+    auto const d = parse_any_duration(text);
+    if (d > longest) {
         allow("at most " + show_duration(longest));
     }
-    return one * *number;
+    return d;
 }
 
 std::string show_duration(milliseconds d) {
@@ -337,11 +349,8 @@ std::vector<setting> const& settings() {
         {"PRESENCED_TRANSITIONS_KEEP", "--transitions-keep", "DURATION",
          "How long the log of flips goes back (90d)",
          [](std::string const& text, config& c) {
-             auto const given = parse_duration(text);
-             if (given < 1h) {
-                 allow("1h or longer");
-             }
-             c.transitions_keep = std::chrono::ceil<std::chrono::hours>(given);
+             c.transitions_keep = std::chrono::ceil<std::chrono::hours>(
+                 parse_between(text, 1h, longest, show_duration(longest)));
          }},
         {"PRESENCED_LOG_LEVEL", "--log-level", "LEVEL", "debug, info, warn or error (info)",
          [](std::string const& text, config& c) {

@@ -169,6 +169,7 @@ TEST_CASE("a bad value is refused with the setting, the value and what is allowe
                      {"PRESENCED_HEARTBEAT", "15S", "a number and its unit"},
                      {"PRESENCED_HEARTBEAT", "0s", "from 1ms to 24h"},
                      {"PRESENCED_HEARTBEAT", "99999999999999999999d", "a number and its unit"},
+                     {"PRESENCED_HEARTBEAT", "4000d", "from 1ms to 24h"},
                      {"PRESENCED_STALE_AFTER", "45", "such as 250ms, 15s, 5m, 2h or 90d"},
                      {"PRESENCED_SWEEP", "never", "a number and its unit"},
                      {"PRESENCED_PING", "2d", "from 1ms to 24h"},
@@ -193,8 +194,9 @@ TEST_CASE("a bad value is refused with the setting, the value and what is allowe
                      {"PRESENCED_TRUSTED_PROXIES", "10.0.0.0/33", "addresses and blocks"},
                      {"PRESENCED_TRUSTED_PROXIES", "proxy.example", "addresses and blocks"},
                      {"PRESENCED_TRANSITIONS_KEEP", "90", "a number and its unit"},
-                     {"PRESENCED_TRANSITIONS_KEEP", "0s", "1h or longer"},
-                     {"PRESENCED_TRANSITIONS_KEEP", "59m", "1h or longer"},
+                     {"PRESENCED_TRANSITIONS_KEEP", "0s", "from 1h to 3650d"},
+                     {"PRESENCED_TRANSITIONS_KEEP", "59m", "from 1h to 3650d"},
+                     {"PRESENCED_TRANSITIONS_KEEP", "3651d", "from 1h to 3650d"},
                      {"PRESENCED_LOG_LEVEL", "verbose", "debug, info, warn or error"},
                      {"PRESENCED_LOG_FORMAT", "xml", "text or json"}}));
     CAPTURE(b.variable, b.value);
