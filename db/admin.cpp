@@ -177,14 +177,18 @@ status_report admin::status() {
                                     row[6].as<bool>()});
         }
         std::map<std::pair<std::string, std::string>, std::size_t> counts;
-        for (auto const& row :
-             tx.exec(boots() +
-                     "SELECT s.agent_id, coalesce(s.session_id, ''), s.node, "
-                     "CASE WHEN b.shares_name THEN '' ELSE coalesce(b.boot_id, '') END, " +
-                     age("s.created_at") + ", " + age("s.last_seen_at") +
-                     " FROM live_agent_subscriptions s LEFT JOIN named b ON b.node = s.node "
-                     "AND s.last_seen_at >= b.writes_from AND s.last_seen_at < b.writes_until "
-                     "ORDER BY s.agent_id, s.created_at, s.token")) {
+        for (auto const& row : tx.exec(
+                 boots() +
+                 "SELECT s.agent_id, coalesce(s.session_id, ''), s.node, "
+                 "CASE WHEN b.shares_name THEN '' ELSE coalesce(b.boot_id, '') END, " +
+                 age("s.created_at") + ", " + age("s.last_seen_at") +
+                 // A crash loop leaves boots by the thousand; all but a few are older than any
+                 // row.
+                 " FROM live_agent_subscriptions s LEFT JOIN (SELECT * FROM named "
+                 "WHERE writes_until > (SELECT min(last_seen_at) FROM live_agent_subscriptions)) "
+                 "b ON b.node = s.node "
+                 "AND s.last_seen_at >= b.writes_from AND s.last_seen_at < b.writes_until "
+                 "ORDER BY s.agent_id, s.created_at, s.token")) {
             report.sessions.push_back({row[0].as<std::int64_t>(), row[1].c_str(), row[2].c_str(),
                                        row[3].c_str(), to_duration(row[4]), to_duration(row[5])});
             ++counts[{row[2].c_str(), row[3].c_str()}];

@@ -174,6 +174,26 @@ db::token_digest digest_of(std::string const& token) {
 
 // ---- Status ----------------------------------------------------------------------------------
 
+// A crash loop leaves boots by the thousand; these many of a name are shown when they are gone.
+constexpr std::size_t gone_boots_shown = 3;
+
+void print_nodes(std::vector<db::node_row> const& nodes) {
+    std::vector<text_row> rows{{"NODE", "BOOT", "VERSION", "UP", "LAST TICK", "SESSIONS"}};
+    std::map<std::string, std::size_t> gone;
+    for (auto const& n : nodes) { // of each name the newest first
+        if (n.gone && ++gone[n.node] > gone_boots_shown && n.sessions == 0) {
+            continue;
+        }
+        rows.push_back({printable(n.node, 40), printable(n.boot_id, 16), n.version,
+                        n.gone ? "gone" : show_age(n.up), show_age(n.since_tick) + " ago",
+                        n.shares_name ? "?" : std::to_string(n.sessions)});
+    }
+    print_table(rows);
+    if (auto const left_out = nodes.size() + 1 - rows.size(); left_out > 0) {
+        std::cout << "  ... and " << left_out << " more that are gone; --json has them all\n";
+    }
+}
+
 void warn_of_shared_names(std::vector<db::node_row> const& nodes) {
     std::map<std::string, int> processes;
     for (auto const& n : nodes) {
@@ -221,13 +241,7 @@ void print_status(db::status_report const& report) {
         std::cout << "\nNo node has ever run on this database.\n";
     } else {
         std::cout << "\nNodes\n";
-        std::vector<text_row> rows{{"NODE", "BOOT", "VERSION", "UP", "LAST TICK", "SESSIONS"}};
-        for (auto const& n : report.nodes) {
-            rows.push_back({printable(n.node, 40), printable(n.boot_id, 16), n.version,
-                            n.gone ? "gone" : show_age(n.up), show_age(n.since_tick) + " ago",
-                            n.shares_name ? "?" : std::to_string(n.sessions)});
-        }
-        print_table(rows);
+        print_nodes(report.nodes);
         warn_of_shared_names(report.nodes);
     }
 }

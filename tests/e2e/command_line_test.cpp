@@ -165,6 +165,19 @@ TEST_CASE("status shows a killed boot as gone, and the next one of its name as r
     CHECK(has(w.presenced({"status"}).output, "  gone  "));
 }
 
+TEST_CASE("status shows the newest of many gone boots to people, and all of them as JSON") {
+    world w;
+    w.sql().query("INSERT INTO nodes (node, boot_id, started_at, ticked_at) "
+                  "SELECT 'looping', 'boot-' || g, clock_timestamp() - interval '2 hours' / g, "
+                  "clock_timestamp() - interval '1 hour' / g FROM generate_series(1, 9) g");
+    auto const text = w.presenced({"status"}).output;
+    for (auto const* shown : {"boot-9", "boot-8", "boot-7", "and 6 more that are gone"}) {
+        CHECK(has(text, shown));
+    }
+    CHECK_FALSE(has(text, "boot-6"));
+    CHECK(answer(w, {"status"}).at("nodes").size() == 9);
+}
+
 TEST_CASE("status warns of two processes with one node name") {
     world w{timings(1, 1)}; // a boot that is slow to tick is not gone
     environment const name{{"PRESENCED_NODE", "lighthouse"}};
