@@ -18,10 +18,12 @@
 #include <csignal>
 #include <cstdio>
 #include <deque>
+#include <fstream>
 #include <thread>
 
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 using namespace presenced::tests;
 
@@ -135,7 +137,16 @@ private:
         return std::chrono::seconds{t.tv_sec} + std::chrono::nanoseconds{t.tv_nsec};
     }
 
-    double memory() const { return node_.metric("process_resident_memory_bytes"); }
+    // Not out of /metrics, which the attack may keep from answering.
+    double memory() const {
+        std::ifstream statm{"/proc/" + std::to_string(node_.pid()) + "/statm"};
+        std::size_t pages = 0;
+        std::size_t resident = 0;
+        if (!(statm >> pages >> resident)) {
+            throw std::runtime_error{"the node's memory cannot be read"};
+        }
+        return static_cast<double>(resident) * static_cast<double>(sysconf(_SC_PAGESIZE));
+    }
 
     milliseconds longest_gap(cable const& c) const {
         auto longest = 0ms;
@@ -160,14 +171,7 @@ private:
             auto const took = since(asked);
             auto const work = worked() - worked_before;
             busy_->unsubscribe(mine);
-            auto memory_now = 0.0;
-            if (i % 16 == 0) {
-                try {
-                    memory_now = memory();
-                } catch (std::exception const&) {
-                    is_broken_ = true; // /metrics does not answer
-                }
-            }
+            auto const memory_now = memory();
             std::lock_guard const lock{mutex_};
             latencies_.push_back(took);
             work_.push_back(std::chrono::duration_cast<milliseconds>(work));
@@ -497,9 +501,21 @@ TEST_CASE("hostile clients hurt themselves only") {
                 open.back().send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
             }
         }
-        CHECK(n->get("/healthz").status == 200);
-        CHECK(try_upgrade(n->port(), "/cable?token=" + w.token()).status == 101);
-        CHECK(limited(*n, "descriptors") > 0);
+        // Whoever is slow to say what it wants may be closed for others, and comes again.
+        auto const comes_in = [](auto ask) {
+            return eventually([&] {
+                try {
+                    return ask();
+                } catch (std::exception const&) {
+                    return false;
+                }
+            });
+        };
+        CHECK(comes_in([&] { return n->get("/healthz").status == 200; }));
+        CHECK(comes_in([&] {
+            return try_upgrade(n->port(), "/cable?token=" + w.token()).status == 101;
+        }));
+        CHECK(comes_in([&] { return limited(*n, "descriptors") > 0; }));
         auto const count = open.size();
         open.clear();
         REQUIRE(prlimit(n->pid(), RLIMIT_NOFILE, &many_of_them, nullptr) == 0);
