@@ -427,27 +427,36 @@ void cable_connection::do_what_is_due(time_point now) {
             ask(*s, std::move(params->session_id));
         }
     }
-    if (now >= next_native_ping_) {
-        next_native_ping_ += timings.native_ping();
-        if (next_native_ping_ <= now) {
-            next_native_ping_ = now + timings.native_ping();
-        }
-        socket_->ping();
+    ping_if_due(now);
+    renew_due(now);
+    if (!ending_) {
+        reschedule();
     }
-    if (now >= next_ping_) {
+}
+
+void cable_connection::ping_if_due(time_point now) {
+    auto const& timings = shard_.shared().timings;
+    auto const with_message = now >= next_ping_;
+    if (with_message) {
         next_ping_ += timings.ping;
         if (next_ping_ <= now) {
             next_ping_ = now + timings.ping;
         }
-        // Not behind an unsent one: a client that does not read gets no pile of them.
-        if (unsent_ping_ == nullptr) {
-            unsent_ping_ = shard_.ping_frame().get();
-            send(shard_.ping_frame());
-        }
     }
-    renew_due(now);
-    if (!ending_) {
-        reschedule();
+    // Not behind an unsent one: a client that does not read gets no pile of them.
+    auto const sends_message = with_message && unsent_ping_ == nullptr;
+    // A WebSocket ping that would be due before the next message goes along with this one: a packet
+    // of its own would cost as much as the message.
+    if (now >= next_native_ping_ || (sends_message && next_ping_ > next_native_ping_)) {
+        next_native_ping_ = std::min(next_native_ping_, now) + timings.native_ping();
+        if (next_native_ping_ <= now) {
+            next_native_ping_ = now + timings.native_ping();
+        }
+        socket_->ping(sends_message);
+    }
+    if (sends_message) {
+        unsent_ping_ = shard_.ping_frame().get();
+        send(shard_.ping_frame());
     }
 }
 

@@ -80,6 +80,7 @@ private:
     void reject(std::string_view identifier, std::string_view cause);
 
     void do_what_is_due(time_point now);
+    void ping_if_due(time_point now);
     void note_evidence();
     void renew_due(time_point now);
     bool holds_confirmed() const;

@@ -22,6 +22,10 @@ constexpr auto pause_after_error = 20ms;
 // doubles it.
 constexpr int socket_buffer = 64 * 1024;
 
+// Up to here one shard is enough, a hundredth of a core or so; the others sleep meanwhile, because
+// what few connections cost is the waking up.
+constexpr std::size_t small_load = 1'000;
+
 bool is_family_missing(error_code ec) {
     return ec == asio::error::address_family_not_supported ||
            ec == boost::system::errc::address_not_available;
@@ -133,8 +137,9 @@ void listener::accept(door& d) {
 }
 
 shard& listener::least_loaded() const {
+    auto const load = [](auto const& s) { return std::max(s->load(), small_load); };
     return **std::min_element(shards_.begin(), shards_.end(),
-                              [](auto const& a, auto const& b) { return a->load() < b->load(); });
+                              [&](auto const& a, auto const& b) { return load(a) < load(b); });
 }
 
 } // namespace presenced::server

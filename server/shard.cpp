@@ -30,8 +30,8 @@ wheel::clock::duration granularity(presence::settings const& timings) {
 }
 
 // How many connections' pings fall on one moment, at most, while there is a choice: what else the
-// shard has to do waits for them, a millisecond here.
-constexpr std::size_t company = 64;
+// shard has to do waits for them, a millisecond or two here.
+constexpr std::size_t company = 128;
 
 presence::lease_token mint() {
     constexpr std::string_view alphabet =

@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <utility>
 
+#include <sys/socket.h>
+
 namespace presenced::server {
 
 namespace {
@@ -56,6 +58,15 @@ public:
         }
     }
 
+    // What is written next need not leave before what follows it at once.
+    void expect_more() { more_ = true; }
+
+    template <class Buffers, class Handler>
+    void async_write_some(Buffers const& from, Handler&& handler) {
+        auto const flags = std::exchange(more_, false) ? MSG_MORE : 0;
+        tcp_socket::async_send(from, flags, std::forward<Handler>(handler));
+    }
+
     // A read that waits ends with an error, like one that is under way.
     void close(error_code& ec) {
         tcp_socket::close(ec);
@@ -94,6 +105,7 @@ private:
 
     std::unique_ptr<held_read> waiting_; // there is one at most
     bool held_ = false;
+    bool more_ = false;
 };
 
 // Reads, and throws away, until the peer has closed or the socket is dropped.
@@ -170,9 +182,12 @@ public:
                             });
     }
 
-    void ping() override {
+    void ping(bool more) override {
         if (std::exchange(pinging_, true)) {
             return;
+        }
+        if (more) {
+            stream_.next_layer().expect_more();
         }
         stream_.async_ping({}, [self = shared_from_this()](error_code ec) {
             self->pinging_ = false;

@@ -73,9 +73,13 @@ public:
         changed_.notify_all();
         post([](websocket_owner& o) { o.on_sent(); });
     }
-    void ping() override {
+    void ping(bool more) override {
         if (!has_memory) {
             throw std::bad_alloc{};
+        }
+        {
+            std::lock_guard const lock{mutex_};
+            heard_ += more ? "PING+" : "PING ";
         }
         post([](websocket_owner& o) {
             o.on_received(2);
@@ -99,6 +103,11 @@ public:
     bool hears(std::string const& text, std::chrono::milliseconds limit = 20s) {
         std::unique_lock lock{mutex_};
         return changed_.wait_for(lock, limit, [&] { return heard_.find(text) != heard_.npos; });
+    }
+
+    std::string heard() {
+        std::lock_guard const lock{mutex_};
+        return heard_;
     }
 
     // Whether its owner has heard of its end within `limit`.
@@ -220,6 +229,43 @@ TEST_CASE("a connection whose deadline fails is dropped, and what it holds is re
     CHECK(home.standing() == 1);
     CHECK_FALSE(neighbour->hears("disconnect", 0ms));
     home.stop();
+}
+
+TEST_CASE("a WebSocket ping leaves with a JSON ping, where one is sent before it is due") {
+    config settings;
+    metrics figures{"test", "test"};
+    node shared{settings, figures, 10};
+    shared.timings.ping = 60ms;
+    shared.timings.peer_timeout = 600ms; // a WebSocket ping every 200 ms
+    cramped_store store;
+    shared.store.store(&store);
+    shared.phase.store(node_phase::serving);
+    shard home{shared};
+    home.start();
+    auto const c = let_in(home);
+    std::string const message = R"({"type":"ping")";
+    REQUIRE(c->hears(message)); // its phase is chance, and the first WebSocket ping may come before
+    auto const begin = c->heard().find(message) + 1;
+    std::size_t pings = 0;
+    for (auto at = begin; pings < 5; ++pings) {
+        auto const deadline = std::chrono::steady_clock::now() + 20s;
+        while (c->heard().find("PING", at) == std::string::npos &&
+               std::chrono::steady_clock::now() < deadline) {
+            std::this_thread::sleep_for(1ms);
+        }
+        at = c->heard().find("PING", at) + 1;
+        REQUIRE(at != 0);
+    }
+    REQUIRE(c->hears("PING+" + message));
+    home.stop();
+    auto const heard = c->heard().substr(begin);
+    CAPTURE(heard);
+    CHECK(heard.find("PING ") == std::string::npos);
+    std::size_t together = 0;
+    for (auto at = heard.find("PING+"); at != std::string::npos; at = heard.find("PING+", at + 1)) {
+        together += heard.compare(at + 5, message.size(), message) == 0 ? 1U : 0U;
+    }
+    CHECK(together >= pings);
 }
 
 TEST_CASE("a session is at its agent's stream before its row is asked for, until it leaves") {
