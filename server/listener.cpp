@@ -137,7 +137,9 @@ void listener::accept(door& d) {
 }
 
 shard& listener::least_loaded() const {
-    auto const load = [](auto const& s) { return std::max(s->load(), small_load); };
+    auto const load = [](auto const& s) {
+        return std::max(s->load(), small_load);
+    };
     return **std::min_element(shards_.begin(), shards_.end(),
                               [&](auto const& a, auto const& b) { return load(a) < load(b); });
 }

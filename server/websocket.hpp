@@ -49,8 +49,8 @@ public:
     virtual void start(websocket_owner& owner) = 0;
     // Sends one text message. One at a time: not again before on_sent().
     virtual void send(frame f) = 0;
-    // Sends a WebSocket ping, unless the last one is still unsent. With `more`, a message follows at
-    // once: both leave in one packet (MSG_MORE of send(2)), for the price of one.
+    // Sends a WebSocket ping, unless the last one is still unsent. With `more`, a message follows
+    // at once: both leave in one packet (MSG_MORE of send(2)), for the price of one.
     virtual void ping(bool more) = 0;
     // Takes nothing more from the socket until resume(): the kernel's buffers fill up and the peer
     // has to wait. What has been taken, up to 1.5 KiB, is still reported. Not once close() was

@@ -512,9 +512,8 @@ TEST_CASE("hostile clients hurt themselves only") {
             });
         };
         CHECK(comes_in([&] { return n->get("/healthz").status == 200; }));
-        CHECK(comes_in([&] {
-            return try_upgrade(n->port(), "/cable?token=" + w.token()).status == 101;
-        }));
+        CHECK(comes_in(
+            [&] { return try_upgrade(n->port(), "/cable?token=" + w.token()).status == 101; }));
         CHECK(comes_in([&] { return limited(*n, "descriptors") > 0; }));
         auto const count = open.size();
         open.clear();
