@@ -7,6 +7,8 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdint>
 #include <stdexcept>
 
 namespace presenced::server {
@@ -22,9 +24,9 @@ constexpr auto pause_after_error = 20ms;
 // doubles it.
 constexpr int socket_buffer = 64 * 1024;
 
-// Up to here one shard is enough, a hundredth of a core or so; the others sleep meanwhile, because
-// what few connections cost is the waking up.
-constexpr std::size_t small_load = 1'000;
+// So many pings a second are little work for one shard, a hundredth of a core or so: until then the
+// others sleep, because what few connections cost is the waking up.
+constexpr std::int64_t few_pings_a_second = 340;
 
 bool is_family_missing(error_code ec) {
     return ec == asio::error::address_family_not_supported ||
@@ -137,8 +139,10 @@ void listener::accept(door& d) {
 }
 
 shard& listener::least_loaded() const {
-    auto const load = [](auto const& s) {
-        return std::max(s->load(), small_load);
+    auto const few =
+        static_cast<std::size_t>(few_pings_a_second * shards_.front()->shared().timings.ping / 1s);
+    auto const load = [few](auto const& s) {
+        return std::max(s->load(), few);
     };
     return **std::min_element(shards_.begin(), shards_.end(),
                               [&](auto const& a, auto const& b) { return load(a) < load(b); });
