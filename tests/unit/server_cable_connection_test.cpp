@@ -14,6 +14,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -158,18 +159,29 @@ std::shared_ptr<client> let_in(shard& home) {
     return c;
 }
 
-} // namespace
-
-TEST_CASE("a store that is full is asked again, for 8 seconds or while another lease is held") {
+// A node of one shard. A test sets what it needs otherwise, then starts it.
+struct small_node {
     config settings;
     metrics figures{"test", "test"};
     node shared{settings, figures, 10};
     cramped_store store;
-    store.room_at = {{1, 3}, {2, 1'000}};
-    shared.store.store(&store);
-    shared.phase.store(node_phase::serving);
-    shard home{shared};
-    home.start();
+    std::optional<shard> home;
+
+    shard& start() {
+        shared.store.store(&store);
+        shared.phase.store(node_phase::serving);
+        home.emplace(shared);
+        home->start();
+        return *home;
+    }
+};
+
+} // namespace
+
+TEST_CASE("a store that is full is asked again, for 8 seconds or while another lease is held") {
+    small_node n;
+    n.store.room_at = {{1, 3}, {2, 1'000}};
+    auto& home = n.start();
     std::vector<std::shared_ptr<client>> clients;
     for (int i = 0; i < 3; ++i) {
         clients.push_back(let_in(home));
@@ -199,15 +211,9 @@ TEST_CASE("a store that is full is asked again, for 8 seconds or while another l
 }
 
 TEST_CASE("a connection whose deadline fails is dropped, and what it holds is released") {
-    config settings;
-    metrics figures{"test", "test"};
-    node shared{settings, figures, 10};
-    shared.timings.peer_timeout = 3s; // a WebSocket ping within 1 s
-    cramped_store store;
-    shared.store.store(&store);
-    shared.phase.store(node_phase::serving);
-    shard home{shared};
-    home.start();
+    small_node n;
+    n.shared.timings.peer_timeout = 3s; // a WebSocket ping within 1 s
+    auto& home = n.start();
     auto const unlucky = let_in(home);
     auto const neighbour = let_in(home);
     for (auto const& c : {unlucky, neighbour}) {
@@ -232,16 +238,10 @@ TEST_CASE("a connection whose deadline fails is dropped, and what it holds is re
 }
 
 TEST_CASE("a WebSocket ping leaves with a JSON ping, where one is sent before it is due") {
-    config settings;
-    metrics figures{"test", "test"};
-    node shared{settings, figures, 10};
-    shared.timings.ping = 60ms;
-    shared.timings.peer_timeout = 600ms; // a WebSocket ping every 200 ms
-    cramped_store store;
-    shared.store.store(&store);
-    shared.phase.store(node_phase::serving);
-    shard home{shared};
-    home.start();
+    small_node n;
+    n.shared.timings.ping = 60ms;
+    n.shared.timings.peer_timeout = 600ms; // a WebSocket ping every 200 ms
+    auto& home = n.start();
     auto const c = let_in(home);
     std::string const message = R"({"type":"ping")";
     REQUIRE(c->hears(message)); // its phase is chance, and the first WebSocket ping may come before
@@ -269,18 +269,12 @@ TEST_CASE("a WebSocket ping leaves with a JSON ping, where one is sent before it
 }
 
 TEST_CASE("a session is at its agent's stream before its row is asked for, until it leaves") {
-    config settings;
-    metrics figures{"test", "test"};
-    node shared{settings, figures, 10};
-    cramped_store store;
-    shared.store.store(&store);
-    shared.phase.store(node_phase::serving);
-    shard home{shared};
+    small_node n;
+    auto& home = n.start();
     std::vector<bool> listened; // when a flag could have flipped at the earliest
-    store.on_acquire = [&](presence::agent_id agent) {
+    n.store.on_acquire = [&](presence::agent_id agent) {
         listened.push_back(home.has_listener(agent));
     };
-    home.start();
     auto const listens = [&](presence::agent_id agent) {
         std::promise<bool> answer;
         asio::post(home.context(), [&] { answer.set_value(home.has_listener(agent)); });
