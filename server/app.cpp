@@ -126,9 +126,10 @@ private:
                                [&](std::size_t sum, auto const& s) { return sum + f(*s); });
     }
     void evict(protocol::disconnect_reason why, std::size_t count) {
-        auto const each = count / shards_.size() + 1;
+        // Each shard has its share of them: the first one may have all the clients there are.
+        auto const all = std::max<std::size_t>(1, standing());
         for (auto const& s : shards_) {
-            s->evict(why, each);
+            s->evict(why, count * s->standing() / all + 1);
         }
     }
 

@@ -1,12 +1,12 @@
 #include "server/listener.hpp"
 
+#include "server/placement.hpp"
 #include "server/shard.hpp"
 
 #include <boost/asio/error.hpp>
 #include <boost/asio/ip/v6_only.hpp>
 #include <spdlog/spdlog.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <stdexcept>
@@ -24,8 +24,7 @@ constexpr auto pause_after_error = 20ms;
 // doubles it.
 constexpr int socket_buffer = 64 * 1024;
 
-// So many pings a second are little work for one shard, a hundredth of a core or so: until then the
-// others sleep, because what few connections cost is the waking up.
+// So many pings a second are little work for one shard: a hundredth of a core or so.
 constexpr std::int64_t few_pings_a_second = 340;
 
 bool is_family_missing(error_code ec) {
@@ -110,7 +109,7 @@ void listener::stop() {
 }
 
 void listener::accept(door& d) {
-    auto& home = least_loaded();
+    auto& home = next_shard();
     d.socket.async_accept(home.context(), [this, &d, &home](error_code ec, tcp_socket socket) {
         if (!ec) {
             home.adopt(std::move(socket));
@@ -138,14 +137,10 @@ void listener::accept(door& d) {
     });
 }
 
-shard& listener::least_loaded() const {
-    auto const few =
-        static_cast<std::size_t>(few_pings_a_second * shards_.front()->shared().timings.ping / 1s);
-    auto const load = [few](auto const& s) {
-        return std::max(s->load(), few);
-    };
-    return **std::min_element(shards_.begin(), shards_.end(),
-                              [&](auto const& a, auto const& b) { return load(a) < load(b); });
+shard& listener::next_shard() const {
+    auto const few = few_pings_a_second * shards_.front()->shared().timings.ping / 1s;
+    return *shards_[place(shards_.size(), static_cast<std::size_t>(few),
+                          [this](std::size_t i) { return shards_[i]->load(); })];
 }
 
 } // namespace presenced::server

@@ -1,4 +1,4 @@
-// Accepts connections and hands each to the shard with the fewest.
+// Accepts connections and hands each to a shard (placement.hpp).
 // Runs on the app's own io_context; not thread-safe.
 #pragma once
 
@@ -37,7 +37,7 @@ private:
     };
 
     void accept(door& d);
-    shard& least_loaded() const;
+    shard& next_shard() const;
 
     asio::io_context& context_;
     std::span<std::unique_ptr<shard> const> shards_;

@@ -27,7 +27,7 @@ struct stage_options {
     unsigned seed = 0;
     int nodes = 3;
     int processes = 8;
-    int clients = 240;
+    int clients = 400;
 };
 
 class stage {

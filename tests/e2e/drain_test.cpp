@@ -1,4 +1,4 @@
-// SIGTERM under many sessions. PRESENCED_E2E_DRAIN_SESSIONS: how many (1,000).
+// SIGTERM under many sessions. PRESENCED_E2E_DRAIN_SESSIONS: how many (1,200, for two shards).
 #include "tests/support/catch.hpp"
 #include "tests/support/scale.hpp"
 #include "tests/support/swarm.hpp"
@@ -10,7 +10,7 @@
 using namespace presenced::tests;
 
 TEST_CASE("SIGTERM tells every session to come back, releases every row and exits 0") {
-    auto const sessions = static_cast<std::size_t>(scale("PRESENCED_E2E_DRAIN_SESSIONS", 1'000));
+    auto const sessions = static_cast<std::size_t>(scale("PRESENCED_E2E_DRAIN_SESSIONS", 1'200));
     REQUIRE(raise_descriptor_limit() > sessions + 100);
     world w{timings(1, 1)};
     auto const n = w.start_node({{"PRESENCED_LOG_LEVEL", "info"}});
@@ -33,6 +33,21 @@ TEST_CASE("SIGTERM tells every session to come back, releases every row and exit
                          "reason = 'disconnected'") == static_cast<long>(agents.size()));
     std::cout << sessions << " sessions: sent away, released and exited 0 in " << took.count()
               << " ms" << std::endl;
+}
+
+TEST_CASE("clients that are all on one shard of many are sent away as fast") {
+    world w{timings(1, 1)};
+    auto const n = w.start_node({{"PRESENCED_THREADS", "64"}, {"PRESENCED_DRAIN_TIMEOUT", "5s"}});
+    constexpr std::size_t sessions = 300;
+    cable_loop loop;
+    swarm all{loop, w.client_options(*n), w.add_agents(10), sessions};
+    REQUIRE(eventually([&] { return all.look().confirmed == sessions; }));
+    n->signal(SIGTERM);
+    CHECK(n->wait() == 0); // 1 when somebody is left after the drain's time
+    CHECK(eventually([&] { return all.look().closed == sessions; }));
+    CHECK(all.look().disconnects ==
+          std::map<std::string, std::size_t>{{"server_restart", sessions}});
+    CHECK(w.rows() == 0);
 }
 
 TEST_CASE("whoever is upgraded while a node drains is told to come back, too") {
