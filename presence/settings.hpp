@@ -31,7 +31,7 @@ struct settings {
     std::chrono::milliseconds tick() const { return sweep / 5; }
     // Longest pause between two attempts to reconnect to the database.
     std::chrono::milliseconds reconnect_limit() const { return stale_after / 15; }
-    // How often the server pings on the WebSocket level, to get evidence of the client.
+    // The server pings on the WebSocket level at least so often, to get evidence of the client.
     std::chrono::milliseconds native_ping() const { return peer_timeout / 3; }
     // Pings and renewals of several connections share moments, so far apart at most.
     std::chrono::milliseconds longest_step() const {

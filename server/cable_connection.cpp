@@ -446,8 +446,10 @@ void cable_connection::ping_if_due(time_point now) {
     // Not behind an unsent one: a client that does not read gets no pile of them.
     auto const sends_message = with_message && unsent_ping_ == nullptr;
     // A WebSocket ping that would be due before the next message goes along with this one: a packet
-    // of its own would cost as much as the message.
-    if (now >= next_native_ping_ || (sends_message && next_ping_ > next_native_ping_)) {
+    // of its own would cost as much as the message. Not much too early, for it has an answer.
+    auto const goes_along = sends_message && next_native_ping_ < next_ping_ &&
+                            next_native_ping_ - now < timings.native_ping() / 3;
+    if (now >= next_native_ping_ || goes_along) {
         next_native_ping_ = std::min(next_native_ping_, now) + timings.native_ping();
         if (next_native_ping_ <= now) {
             next_native_ping_ = now + timings.native_ping();
@@ -455,8 +457,9 @@ void cable_connection::ping_if_due(time_point now) {
         socket_->ping(sends_message);
     }
     if (sends_message) {
-        unsent_ping_ = shard_.ping_frame().get();
-        send(shard_.ping_frame());
+        auto const& message = shard_.ping_frame(); // the one of the next second is another
+        unsent_ping_ = message.get();
+        send(message);
     }
 }
 

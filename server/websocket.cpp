@@ -58,7 +58,8 @@ public:
         }
     }
 
-    // What is written next need not leave before what follows it at once.
+    // What is written next need not leave before what follows it at once. That may be the rest of
+    // another frame, and the kernel waits for 200 ms at most.
     void expect_more() { more_ = true; }
 
     template <class Buffers, class Handler>
