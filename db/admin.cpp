@@ -66,17 +66,26 @@ std::vector<agent_row> read_agents(pqxx::work& tx, std::string const& where) {
 }
 
 // Rows bear a node's name and no boot. A boot that is gone renews nothing, so what was seen since
-// the next one of its name started is the next one's: `writes_from` to `writes_until`. Of two that
-// run at a time (`shares_name`) nobody can tell.
+// the next one of its name started is the next one's: `writes_from` to `writes_until`. One that is
+// gone while an older one runs (`outlived`) has no rows any more. Of two that run at a time
+// (`shares_name`) nobody can tell.
 std::string boots() {
-    return "WITH boots AS MATERIALIZED ("
+    return "WITH seen AS ("
            "  SELECT n.node, n.boot_id, n.version, n.started_at, n.ticked_at, "
-           "         coalesce(n.ticked_at <= clock_timestamp() - c.stale_after, false) AS gone, "
-           "         CASE WHEN row_number() OVER name = 1 THEN '-infinity' ELSE n.started_at END "
-           "             AS writes_from, "
-           "         coalesce(lead(n.started_at) OVER name, 'infinity') AS writes_until "
-           "  FROM nodes n LEFT JOIN presence_clock c ON true "
-           "  WINDOW name AS (PARTITION BY n.node ORDER BY n.started_at, n.boot_id)), "
+           "         coalesce(n.ticked_at <= clock_timestamp() - c.stale_after, false) AS gone "
+           "  FROM nodes n LEFT JOIN presence_clock c ON true), "
+           "dated AS ("
+           "  SELECT s.*, s.gone AND coalesce(bool_or(NOT s.gone) OVER ("
+           "      PARTITION BY s.node ORDER BY s.started_at, s.boot_id "
+           "      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false) AS outlived "
+           "  FROM seen s), "
+           "boots AS MATERIALIZED ("
+           "  SELECT d.*, "
+           "         CASE WHEN d.outlived THEN 'infinity' WHEN row_number() OVER name = 1 "
+           "             THEN '-infinity' ELSE d.started_at END AS writes_from, "
+           "         coalesce(lead(d.started_at) OVER name, 'infinity') AS writes_until "
+           "  FROM dated d "
+           "  WINDOW name AS (PARTITION BY d.node, d.outlived ORDER BY d.started_at, d.boot_id)), "
            "named AS MATERIALIZED ("
            "  SELECT b.*, NOT b.gone AND EXISTS ("
            "      SELECT FROM boots o WHERE o.node = b.node AND o.boot_id <> b.boot_id "

@@ -82,7 +82,7 @@ command_session::command_session(std::string const& conninfo) try
     transaction([](pqxx::work& tx) {
         tx.exec("SET client_min_messages = warning; SET statement_timeout = '60s'; "
                 "SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '60s'; "
-                "SET default_transaction_isolation = 'read committed'; "
+                "SET default_transaction_isolation = 'read committed'; SET jit = off; "
                 "SET synchronous_commit = on");
     });
 } catch (schema_error const&) {

@@ -270,7 +270,7 @@ std::optional<std::string> conninfo_problem(std::string const& conninfo) {
     std::unique_ptr<char, decltype(&PQfreemem)> const owned{message, &PQfreemem};
     if (parsed) {
         auto problem = value_problem(parsed.get());
-        // First: it takes a part of a password for a host or a port.
+        // Before the lists are counted: a stray @ puts a part of a password among hosts or ports.
         problem = problem ? problem : stray_at(conninfo);
         return problem ? problem : pairing_problem(parsed.get());
     }

@@ -358,11 +358,24 @@ TEST_CASE(
     w.session("elsewhere", 200, 10, "beta");
     CHECK(w.boots() == texts{{"killed", "0 gone"}, {"one", "?"}, {"two", "?"}, {"other", "1"}});
     CHECK(w.boots_of_sessions() == texts{{"first", ""}, {"second", ""}, {"elsewhere", "other"}});
-    // A boot that ran beside another and has ended is no mistake any more.
-    w.sql.query("UPDATE nodes SET ticked_at = clock_timestamp() - interval '50 minutes' "
-                "WHERE boot_id = 'one'");
-    CHECK(w.boots() ==
-          texts{{"killed", "0 gone"}, {"one", "0 gone"}, {"two", "2"}, {"other", "1"}});
+    // A boot that ran beside another and has ended is no mistake any more, whichever it is.
+    auto const ends = [&](std::string const& boot) {
+        w.sql.query("UPDATE nodes SET ticked_at = clock_timestamp() - interval '50 minutes' "
+                    "WHERE boot_id = '" +
+                    boot + "'");
+    };
+    SECTION("the older one") {
+        ends("one");
+        CHECK(w.boots() ==
+              texts{{"killed", "0 gone"}, {"one", "0 gone"}, {"two", "2"}, {"other", "1"}});
+    }
+    SECTION("the newer one") {
+        ends("two");
+        CHECK(w.boots() ==
+              texts{{"killed", "0 gone"}, {"one", "2"}, {"two", "0 gone"}, {"other", "1"}});
+        CHECK(w.boots_of_sessions() ==
+              texts{{"first", "one"}, {"second", "one"}, {"elsewhere", "other"}});
+    }
 }
 
 TEST_CASE("the command line says what is missing when the database was never migrated") {
