@@ -5,6 +5,7 @@
 #include "db/store.hpp"
 #include "server/net.hpp"
 
+#include <chrono>
 #include <list>
 #include <memory>
 
@@ -23,7 +24,8 @@ public:
     // Nothing is under way but the peer's sending or taking: no token is being looked up.
     virtual bool is_expendable() const = 0;
 
-    // Where the shard keeps it, oldest first.
+    // When the shard got it, and where it is kept, oldest first.
+    std::chrono::steady_clock::time_point arrived;
     std::list<http_session*>::iterator place;
 };
 

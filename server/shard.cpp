@@ -33,6 +33,10 @@ wheel::clock::duration granularity(presence::settings const& timings) {
 // shard has to do waits for them, a millisecond or two here.
 constexpr std::size_t company = 128;
 
+// When descriptors run out, an HTTP connection is left alone for so long: its request may be on its
+// way.
+constexpr auto time_to_ask = 50ms;
+
 presence::lease_token mint() {
     constexpr std::string_view alphabet =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -111,6 +115,7 @@ void shard::adopt(tcp_socket socket) {
 // ---- HTTP -----------------------------------------------------------------------------------
 
 void shard::keep_http(http_session& s) {
+    s.arrived = wheel::clock::now();
     s.place = https_.insert(https_.end(), &s);
 }
 
@@ -121,9 +126,13 @@ void shard::forget_http(http_session& s) {
 
 void shard::close_older_http() {
     asio::post(context_, [this] {
+        auto const old = wheel::clock::now() - time_to_ask;
         auto left = (https_.size() + 1) / 2;
         for (auto it = https_.begin(); it != https_.end() && left > 0; --left) {
             auto* s = *it++;
+            if (s->arrived > old) {
+                break; // and so are those behind it
+            }
             if (s->is_expendable()) {
                 s->drop();
             }

@@ -50,7 +50,7 @@ public:
     // Ends up to `count` WebSocket connections that have not been told to go yet.
     void evict(protocol::disconnect_reason reason, std::size_t count);
     // Closes the older half of the HTTP connections that wait for their peer, to get descriptors
-    // back: the younger half may be about to ask for /healthz.
+    // back: the younger half, and whoever has just come, may be about to ask for /healthz.
     void close_older_http();
     // WebSocket connections that still stand, and leases that the database has yet to release.
     std::size_t standing() const { return standing_.load(std::memory_order_relaxed); }

@@ -161,7 +161,7 @@ private:
         return longest;
     }
 
-    void subscribe_again_and_again() {
+    void subscribe_again_and_again() try {
         for (int i = 0; !stopping_ && !is_broken_; ++i) {
             auto const mine = identifier(agent_, "again " + std::to_string(i));
             auto const asked = steady::now();
@@ -177,6 +177,9 @@ private:
             work_.push_back(std::chrono::duration_cast<milliseconds>(work));
             most_memory_ = std::max(most_memory_, memory_now);
         }
+    } catch (std::exception const& e) {
+        std::fprintf(stderr, "the busy neighbour: %s\n", e.what());
+        is_broken_ = true;
     }
 
     node const& node_;
