@@ -916,10 +916,18 @@ class Judge:
                                     f"(of the last {after - a:.1f} s it could not for "
                                     f"{impaired:.2f} s, stalls {slack:.2f} s)")
             return
-        counted = age - self.gaps.covered(after - age, after)
+        counted = age - self.gaps_since(after - age, after)
         if counted < stale_after - 0.1:
             self.blame("P3", after, f"{text} {age:.2f} s after its last renewal, in "
                                     f"{age - counted:.2f} s of which no node could renew")
+
+    def gaps_since(self, renewed, after):
+        """How long no node could renew. A gap in whose midst the row was renewed was over by then:
+        its end is written when the driver has seen it, and the driver may be starved."""
+        gap = self.gaps.first_touching(renewed, renewed)
+        if gap is not None and gap[0] + 0.3 < renewed:
+            renewed = max(renewed, gap[1])
+        return self.gaps.covered(renewed, after)
 
     def judge_deafness(self, sub, session, row, ended):
         """P5: who has lost his row is told."""

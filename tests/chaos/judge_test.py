@@ -386,6 +386,23 @@ class Promises(unittest.TestCase):
         h.run(11)
         self.assertEqual(h.broken(), [])
 
+    def test_p3_an_outage_is_over_when_a_row_is_renewed_whenever_its_end_is_written(self):
+        for renewed, verdict in ((4.0, []), (3.2, ["P3"])):
+            h = History(nodes=2)
+            h.run(1)
+            h.subscribe()
+            h.run(3)
+            h.fault("backend_killed", 3.0, 5.0)
+            h.fault("wire_refused", 5.1, 10.0)
+            h.run(renewed, renew=False)
+            h.rows["tok"][3] = BASE + h.t
+            h.run(renewed + 5.1, renew=False)
+            h.drop("tok")
+            h.run(10.2)
+            h.at(10.2, "disconnect", s="1.1", reason="lease_lost", reconnect=True)
+            h.run(11)
+            self.assertEqual(h.broken(), verdict, renewed)
+
     def test_p3_a_lost_lease_takes_the_others_of_its_session_along(self):
         for by_hand, verdict in ((True, []), (False, ["P3", "P3"])):
             h = self.good()
