@@ -563,7 +563,8 @@ presence::settings settle_stale_after(config const& value, milliseconds recorded
 
 std::vector<std::string> unknown_variables(config_source const& source) {
     // Of the client, of scripts and of the compose file.
-    std::vector<std::string_view> known{"PRESENCED_TOKEN", "PRESENCED_DATA", "PRESENCED_PRESET",
+    std::vector<std::string_view> known{"PRESENCED_TOKEN",     "PRESENCED_DATA",
+                                        "PRESENCED_PRESET",    "PRESENCED_BINARY",
                                         "PRESENCED_BOOTSTRAP", "PRESENCED_PUBLISH"};
     for (auto const& s : settings()) {
         known.emplace_back(s.variable);
