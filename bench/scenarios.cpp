@@ -199,10 +199,12 @@ json idle(plan const& p) {
     result["pings_a_session_and_second"] = rounded(
         static_cast<double>(all.now().pings - pings) / held / static_cast<double>(all.size()), 4);
     steadily.report(result);
-    json cores; // apart: an object in order is a vector, and grows while it is walked through
+    // Of those who came in. Apart: an object in order is a vector, and grows while it is walked
+    // through.
+    auto const confirmed = static_cast<double>(std::max<std::size_t>(1, all.now().confirmed));
+    json cores;
     for (auto const& [name, f] : result["processes"].items()) {
-        cores[name] =
-            rounded(f["cores"].get<double>() * 10'000 / static_cast<double>(all.size()), 4);
+        cores[name] = rounded(f["cores"].get<double>() * 10'000 / confirmed, 4);
     }
     result["cores_a_10000_sessions"] = std::move(cores);
     return result;
