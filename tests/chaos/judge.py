@@ -157,7 +157,7 @@ class Subscription:
 class Row:
     """One row's life as the snapshots show it."""
     __slots__ = ("token", "a", "u", "node", "last_seen", "first", "renewed", "last", "gone",
-                 "gone_db")
+                 "gone_db", "absent")
 
     def __init__(self, token, agent, u, node, last_seen, snap):
         self.token, self.a, self.u, self.node, self.last_seen = token, agent, u, node, last_seen
@@ -166,6 +166,7 @@ class Row:
         self.last = snap["t"]    # start of the last snapshot that has it
         self.gone = None         # (start of the last with it, end of the first without it)
         self.gone_db = None      # the database's clock in that one
+        self.absent = None       # and its start
 
 
 class Judge:
@@ -389,7 +390,7 @@ class Judge:
         for token in e.get("gone", ()):
             row = self.live.pop(token)
             row.gone = (row.last, e["t1"])
-            row.gone_db = now
+            row.gone_db, row.absent = now, e["t"]
             self.rows_of[row.a] -= 1
             touched.add(row.a)
         for token, agent, u, node, last_seen in e.get("add", ()):
@@ -882,7 +883,7 @@ class Judge:
         if (session.ended_how == "lease_lost" and ended is not None or
                 unheard.touches(before, after)) and any(
                 u in self.deleted_u and self.deleted_u[u][0] <= after or any(
-                    other.gone is not None and other.gone[1] <= before
+                    other.gone is not None and other.absent <= before
                     and not (self.subs[u].unsubscribed is not None
                              and self.subs[u].unsubscribed <= other.gone[1])
                     for other in self.subs[u].rows)

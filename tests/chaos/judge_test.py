@@ -422,6 +422,24 @@ class Promises(unittest.TestCase):
             h.run(6)
             self.assertEqual([v[0] for v in h.verdict().violations], verdict)
 
+    def test_p3_the_other_may_be_lost_right_before_the_last_snapshot_with_this_one(self):
+        h = History(nodes=2)
+        h.run(1)
+        h.subscribe()
+        h.at(1.1, "subscribe", s="1.1", u="1.2", a=AGENT + 1)
+        h.put("tok2", "1.2", AGENT + 1)
+        h.at(1.15, "confirm", s="1.1", u="1.2")
+        h.run(3)
+        h.fault("wire_refused", 3.0, 8.2)
+        h.run(8.0, renew=False)
+        h.rows["tok2"][3] = BASE + h.t
+        h.drop("tok")
+        h.run(8.1, renew=False)
+        h.at(8.05, "disconnect", s="1.1", reason="lease_lost", reconnect=True)
+        h.drop("tok2")
+        h.run(9)
+        self.assertEqual(h.broken(), [])
+
     def test_p3_who_cannot_hear_that_its_other_lease_was_lost(self):
         for hole, verdict in ((True, []), (False, ["P3"])):
             h = self.good()
