@@ -309,7 +309,9 @@ TEST_CASE("hostile clients hurt themselves only") {
                 std::min(10'000.0 * static_cast<double>(bytes.size()) / static_cast<double>(frames),
                          2.0 * (1 << 20));
             auto const seconds = std::chrono::duration<double>(steady::now() - start).count();
-            auto const was_ahead = static_cast<double>(attack.most_taken()) > limit * seconds;
+            // What is on its way in the kernels' buffers was not read.
+            auto const read = static_cast<double>(attack.most_taken()) - 256.0 * 1024;
+            auto const was_ahead = read > 0.8 * limit * seconds;
             auto const answered = attack.answered();
             CHECK(answered == attack.size());
             CHECK((limited(*n, "input") > before || !was_ahead));
