@@ -451,8 +451,7 @@ void stage::end(fault const& f) {
         n.process->signal(SIGCONT);
         n.frozen = false;
     } else if (kind == "node_drained") {
-        // Long enough for what sanitizers do at the end, too, on a machine that is starved.
-        end_node(f.target, 0, patience);
+        end_node(f.target, 0, 2s);
         set_clock(f.target, f.choice);
         start_node(f.target);
     } else if (kind == "clients_killed" || kind == "exodus") {
