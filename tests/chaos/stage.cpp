@@ -18,6 +18,8 @@ namespace presenced::tests {
 
 namespace {
 
+constexpr milliseconds drain_timeout{2'000};
+
 // Below the range from which the kernel takes ports for outgoing connections, so that a node finds
 // its own free when it comes back.
 std::uint16_t port_to_keep(std::uint16_t& from) {
@@ -162,7 +164,7 @@ void stage::start_node(int i) {
     environment more{{"PRESENCED_NODE", n.name},
                      {"PRESENCED_LISTEN", "127.0.0.1:" + std::to_string(n.port)},
                      {"PRESENCED_LOG_LEVEL", "info"},
-                     {"PRESENCED_DRAIN_TIMEOUT", "2s"},
+                     {"PRESENCED_DRAIN_TIMEOUT", std::to_string(drain_timeout.count()) + "ms"},
                      {"PRESENCED_UNREACHABLE_LIMIT", "12s"},
                      {"DATABASE_URL", conninfo}};
     auto const* const asan = std::getenv("ASAN_OPTIONS");
@@ -451,7 +453,7 @@ void stage::end(fault const& f) {
         n.process->signal(SIGCONT);
         n.frozen = false;
     } else if (kind == "node_drained") {
-        end_node(f.target, 0, 2s);
+        end_node(f.target, 0, std::max(drain_timeout + after_drain_timeout - f.length, 1ms));
         set_clock(f.target, f.choice);
         start_node(f.target);
     } else if (kind == "clients_killed" || kind == "exodus") {

@@ -69,3 +69,21 @@ TEST_CASE("whoever is upgraded while a node drains is told to come back, too") {
     CHECK(counts.disconnects.at("server_restart") == counts.opened);
     CHECK(w.rows() == 0);
 }
+
+TEST_CASE("a node whose database says nothing ends in the time that operators are told") {
+    auto const frozen_for = GENERATE(0ms, 700ms, 2500ms); // in a call, or connecting again
+    world w{timings(1, 1)};
+    auto const n = w.start_node({{"PRESENCED_DRAIN_TIMEOUT", "2s"}});
+    constexpr std::size_t sessions = 300;
+    cable_loop loop;
+    swarm all{loop, w.client_options(*n), w.add_agents(30), sessions};
+    REQUIRE(eventually([&] { return all.look().confirmed == sessions; }));
+    postgres::shared().freeze();
+    std::this_thread::sleep_for(frozen_for); // how far its threads are is what differs
+    n->signal(SIGTERM);
+    auto const code = n->wait(2s + after_drain_timeout);
+    postgres::shared().thaw();
+    INFO(n->log());
+    CHECK(code == 1);
+    CHECK(n->log_has("leases=300: they run out by themselves"));
+}

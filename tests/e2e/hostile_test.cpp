@@ -243,13 +243,6 @@ public:
 
     std::size_t size() const { return clients_.size(); }
 
-    // What was taken of the one that got rid of most.
-    std::size_t most_taken() const {
-        return std::max_element(clients_.begin(), clients_.end(),
-                                [](auto const& a, auto const& b) { return a.taken < b.taken; })
-            ->taken;
-    }
-
 private:
     struct client {
         // Its kernel keeps for it what it keeps across a network; on loopback it would be
@@ -258,14 +251,12 @@ private:
             : socket{port, nullptr, {64 * 1024, 0}} {}
         raw_connection socket;
         std::size_t at = 0; // in the bytes
-        std::size_t taken = 0;
         std::string heard{};
     };
 
     bool send(client& one) {
         auto const n = one.socket.send_some(std::string_view{bytes_}.substr(one.at)).value_or(0);
         one.at = (one.at + n) % bytes_.size();
-        one.taken += n;
         return n > 0;
     }
 
@@ -280,6 +271,13 @@ std::string repeated(std::string const& text, std::size_t count) {
     }
     return all;
 }
+
+// Whether a node of this build reads 10,000 frames and 2 MiB a second, its limits, and more.
+#ifdef __SANITIZE_THREAD__
+constexpr auto outruns_limits = false;
+#else
+constexpr auto outruns_limits = true;
+#endif
 
 double limited(node const& n, std::string const& by) {
     return n.metric("presenced_limits_hit_total{limit=\"" + by + "\"}");
@@ -297,36 +295,31 @@ TEST_CASE("hostile clients hurt themselves only") {
     std::printf("attack | client got | RSS growth | neighbour's longest ping gap | "
                 "subscribe p99 | the node's work in it | disconnects\n");
 
-    auto const flooded = [&](std::string const& name, std::size_t clients, std::string const& bytes,
-                             std::size_t frames) {
+    auto const flooded = [&](std::string const& name, std::string const& bytes, bool can_exceed) {
         all.watch(name, [&] {
             auto const before = limited(*n, "input");
             auto const start = steady::now();
-            flood attack{w, *n, clients, bytes};
+            flood attack{w, *n, many(40), bytes};
             attack.run(while_flooding);
-            // A node that is slower than its own limits, under a sanitizer, slows nobody down.
-            auto const limit =
-                std::min(10'000.0 * static_cast<double>(bytes.size()) / static_cast<double>(frames),
-                         2.0 * (1 << 20));
-            auto const seconds = std::chrono::duration<double>(steady::now() - start).count();
-            // What is on its way in the kernels' buffers was not read.
-            auto const read = static_cast<double>(attack.most_taken()) - 256.0 * 1024;
-            auto const was_ahead = read > 0.8 * limit * seconds;
+            while (can_exceed && limited(*n, "input") == before &&
+                   since(start) < while_flooding + 20s) {
+                attack.run(100ms);
+            }
+            CHECK((limited(*n, "input") > before || !can_exceed));
             auto const answered = attack.answered();
             CHECK(answered == attack.size());
-            CHECK((limited(*n, "input") > before || !was_ahead));
             return times(answered, "slowed down, answered");
         });
     };
-    flooded("floods of commands", many(40), repeated(framed("unsubscribe", "none"), 500), 500);
-    flooded("floods of 64 KiB messages", many(40),
-            repeated(client_frame(1, std::string(64 * 1024, ' ')), 8), 8);
-    flooded("floods of pings", many(40), repeated(client_frame(9, ""), 1000), 1000);
-    flooded("floods of fragments without end", many(40),
-            repeated(client_frame(1, "{", false) + repeated(client_frame(0, "", false), 1000) +
-                         client_frame(0, "}"),
-                     4),
-            4 * 1002);
+    flooded("floods of commands", repeated(framed("unsubscribe", "none"), 500), outruns_limits);
+    flooded("floods of 64 KiB messages", repeated(client_frame(1, std::string(64 * 1024, ' ')), 8),
+            outruns_limits);
+    flooded("floods of pings", repeated(client_frame(9, ""), 1000), outruns_limits);
+    // Fragments count by their bytes: 350,000 of them a second are too many for a sanitizer.
+    flooded("floods of fragments without end",
+            client_frame(1, "{", false) + repeated(client_frame(0, "", false), 1000) +
+                client_frame(0, "}"),
+            is_full());
 
     all.watch("deep JSON", [&] {
         auto const deep = [&] {

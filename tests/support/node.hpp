@@ -11,6 +11,10 @@
 
 namespace presenced::tests {
 
+// What operators are told to give a node beyond PRESENCED_DRAIN_TIMEOUT before they kill it
+// (docs/operations.md, "Drain"), whatever its database does.
+constexpr milliseconds after_drain_timeout{5'000};
+
 class node {
 public:
     // `presenced serve`; `settings` are environment variables. Returns once it listens, which is
