@@ -167,10 +167,7 @@ void cable_connection::on_closing() {
 
 void cable_connection::on_sent() {
     sending_ = false;
-    if (outbox_.front().get() == unsent_ping_) {
-        unsent_ping_ = nullptr;
-    }
-    outbox_.pop();
+    pop();
     flush();
     if (crowded_ && !outbox_.is_crowded()) {
         crowded_ = false;
@@ -449,17 +446,20 @@ void cable_connection::ping_if_due(time_point now) {
     // of its own would cost as much as the message. Not much too early, for it has an answer.
     auto const goes_along = sends_message && next_native_ping_ < next_ping_ &&
                             next_native_ping_ - now < timings.native_ping() / 3;
-    if (now >= next_native_ping_ || goes_along) {
+    auto const pings = now >= next_native_ping_ || goes_along;
+    if (pings) {
         next_native_ping_ = std::min(next_native_ping_, now) + timings.native_ping();
         if (next_native_ping_ <= now) {
             next_native_ping_ = now + timings.native_ping();
         }
-        socket_->ping(sends_message);
     }
     if (sends_message) {
         auto const& message = shard_.ping_frame(); // the one of the next second is another
-        unsent_ping_ = message.get();
-        send(message);
+        if (!send(message, pings)) {
+            unsent_ping_ = message.get();
+        }
+    } else if (pings) {
+        socket_->ping();
     }
 }
 
@@ -537,33 +537,49 @@ void cable_connection::give_up_all(presence::release_reason why, bool with_grace
 
 // ---- Sending --------------------------------------------------------------------------------
 
-void cable_connection::send(frame f) {
+// Returns whether the kernel has it already, as it nearly always has.
+bool cable_connection::send(frame const& f, bool with_ping) {
     if (ending_) {
-        return;
+        return false;
     }
-    if (!outbox_.push(std::move(f))) {
+    if (open_ && outbox_.empty()) {
+        if (socket_->send(f, with_ping)) {
+            return true;
+        }
+        sending_ = true;
+    } else if (with_ping) {
+        socket_->ping(); // it does not wait for what is queued
+    }
+    if (!outbox_.push(f)) {
         shard_.shared().figures.outbox_overflowed();
         end(protocol::disconnect_reason::too_slow);
-        return;
+        return false;
     }
-    flush();
     if (!crowded_ && outbox_.is_crowded()) {
         crowded_ = true;
         shard_.shared().figures.limited("output");
         socket_->pause();
     }
+    return false;
 }
 
 void cable_connection::flush() {
-    if (sending_ || !open_) {
-        return;
+    while (open_ && !sending_ && !outbox_.empty()) {
+        sending_ = !socket_->send(outbox_.front(), false);
+        if (!sending_) {
+            pop();
+        }
     }
-    if (!outbox_.empty()) {
-        sending_ = true;
-        socket_->send(outbox_.front());
-    } else if (ending_ && reason_) {
+    if (open_ && !sending_ && ending_ && reason_) {
         socket_->close();
     }
+}
+
+void cable_connection::pop() {
+    if (outbox_.front().get() == unsent_ping_) {
+        unsent_ping_ = nullptr;
+    }
+    outbox_.pop();
 }
 
 void cable_connection::end(protocol::disconnect_reason why) {

@@ -94,9 +94,10 @@ private:
     void forget(subscription& s);
     void give_up_all(presence::release_reason why, bool with_grace);
 
-    void send(frame f);
+    bool send(frame const& f, bool with_ping = false);
     void send(std::string text) { send(std::make_shared<std::string const>(std::move(text))); }
     void flush();
+    void pop();
     void say_goodbye();
 
     shard& shard_;

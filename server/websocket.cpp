@@ -2,6 +2,7 @@
 
 #include <boost/asio/compose.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/write.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/field.hpp>
 #include <boost/beast/websocket/error.hpp>
@@ -9,10 +10,11 @@
 #include <boost/beast/websocket/teardown.hpp>
 
 #include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
 #include <type_traits>
 #include <utility>
-
-#include <sys/socket.h>
 
 namespace presenced::server {
 
@@ -41,11 +43,15 @@ protected:
 // Beast reads for itself: control frames and fragments pass through it without an end of its read
 // operation, and after a protocol error it sends a close frame and waits until the peer has closed.
 // So the socket below it is where a peer is made to wait, and what says that the waiting begins:
-// what the client held ends with the verdict.
+// what the client held ends with the verdict. It writes for itself, too, and so this is also where
+// whole frames get in between whole frames of Beast's.
 class watched_socket : public tcp_socket {
 public:
     explicit watched_socket(tcp_socket&& socket)
-        : tcp_socket{std::move(socket)} {}
+        : tcp_socket{std::move(socket)} {
+        error_code ignored; // a socket for which this fails is none, and fails at the first read
+        non_blocking(true, ignored);
+    }
 
     socket_watcher* watcher = nullptr;
 
@@ -53,60 +59,101 @@ public:
     void hold() { held_ = true; }
     void let_go() {
         held_ = false;
-        if (auto const read = std::exchange(waiting_, nullptr)) {
-            read->start(*this);
-        }
+        start(waiting_read_);
     }
 
-    // What is written next need not leave before what follows it at once. That may be the rest of
-    // another frame, and the kernel waits for 200 ms at most.
-    void expect_more() { more_ = true; }
+    // Without an operation of Asio's, which costs as much again as the call that it is for, and is
+    // nearly always through at once. Returns how many bytes the kernel took: none while something
+    // else is being written. An error shows with the next write that waits.
+    std::size_t write_now(std::array<asio::const_buffer, 2> const& frames) {
+        error_code ignored;
+        return writing_ ? 0 : tcp_socket::send(frames, 0, ignored);
+    }
+
+    // What write_now() had to leave. Beast's own frames wait until it is through.
+    template <class Handler>
+    void async_write_rest(asio::const_buffer rest, Handler&& handler) {
+        writing_ = true;
+        has_rest_ = true;
+        asio::async_write(static_cast<tcp_socket&>(*this), rest,
+                          [this, to = std::decay_t<Handler>{std::forward<Handler>(handler)}](
+                              error_code ec, std::size_t) mutable {
+                              writing_ = false;
+                              has_rest_ = false;
+                              start(waiting_write_);
+                              to(ec);
+                          });
+    }
 
     template <class Buffers, class Handler>
     void async_write_some(Buffers const& from, Handler&& handler) {
-        auto const flags = std::exchange(more_, false) ? MSG_MORE : 0;
-        tcp_socket::async_send(from, flags, std::forward<Handler>(handler));
-    }
-
-    // A read that waits ends with an error, like one that is under way.
-    void close(error_code& ec) {
-        tcp_socket::close(ec);
-        let_go();
+        std::decay_t<Handler> to{std::forward<Handler>(handler)};
+        if (has_rest_) {
+            waiting_write_ = held([this, from, to = std::move(to)]() mutable {
+                async_write_some(from, std::move(to));
+            });
+            return;
+        }
+        writing_ = true;
+        tcp_socket::async_write_some(
+            from, [this, to = std::move(to)](error_code ec, std::size_t bytes) mutable {
+                writing_ = false; // what is left of the frame is written from within `to`
+                to(ec, bytes);
+            });
     }
 
     template <class Buffers, class Handler>
     void async_read_some(Buffers const& into, Handler&& handler) {
-        using operation = pending_read<Buffers, std::decay_t<Handler>>;
+        std::decay_t<Handler> to{std::forward<Handler>(handler)};
         if (held_) {
-            waiting_ = std::make_unique<operation>(into, std::forward<Handler>(handler));
+            waiting_read_ = held([this, into, to = std::move(to)]() mutable {
+                async_read_some(into, std::move(to));
+            });
             return;
         }
         tcp_socket::async_read_some(
-            into, [this, to = std::decay_t<Handler>{std::forward<Handler>(handler)}](
-                      error_code ec, std::size_t bytes) mutable {
+            into, [this, to = std::move(to)](error_code ec, std::size_t bytes) mutable {
                 watcher->on_taken(bytes);
                 to(ec, bytes);
             });
     }
 
-private:
-    struct held_read {
-        virtual ~held_read() = default;
-        virtual void start(watched_socket& socket) = 0;
-    };
-    template <class Buffers, class Handler>
-    struct pending_read final : held_read {
-        pending_read(Buffers const& buffers, Handler&& handler)
-            : into{buffers}
-            , to{std::move(handler)} {}
-        void start(watched_socket& socket) override { socket.async_read_some(into, std::move(to)); }
-        Buffers into;
-        Handler to;
-    };
+    // What waits ends with an error, like what is under way.
+    void close(error_code& ec) {
+        tcp_socket::close(ec);
+        let_go();
+        has_rest_ = false;
+        start(waiting_write_);
+    }
 
-    std::unique_ptr<held_read> waiting_; // there is one at most
+private:
+    struct operation {
+        virtual ~operation() = default;
+        virtual void start() = 0;
+    };
+    template <class F>
+    struct held_operation final : operation {
+        explicit held_operation(F&& f)
+            : run{std::move(f)} {}
+        void start() override { run(); }
+        F run;
+    };
+    template <class F>
+    static std::unique_ptr<operation> held(F&& f) {
+        return std::make_unique<held_operation<F>>(std::move(f));
+    }
+    static void start(std::unique_ptr<operation>& waiting) {
+        if (auto const one = std::exchange(waiting, nullptr)) {
+            one->start();
+        }
+    }
+
+    // There is one of each at most.
+    std::unique_ptr<operation> waiting_read_;
+    std::unique_ptr<operation> waiting_write_;
     bool held_ = false;
-    bool more_ = false;
+    bool writing_ = false;
+    bool has_rest_ = false;
 };
 
 // Reads, and throws away, until the peer has closed or the socket is dropped.
@@ -137,6 +184,41 @@ void async_teardown(beast::role_type, watched_socket& socket, Handler&& handler)
     std::decay_t<Handler> to{std::forward<Handler>(handler)};
     asio::async_compose<std::decay_t<Handler>, void(error_code)>(drain{socket}, to, socket);
 }
+
+// What stands before a text message of a server, in one frame and so unmasked, and an empty ping
+// before that if there is to be one (RFC 6455, 5.2).
+class frame_head {
+public:
+    frame_head(std::size_t message_bytes, bool with_ping) {
+        if (with_ping) {
+            add({0x89, 0});
+        }
+        if (message_bytes < 126) {
+            add({0x81, message_bytes});
+        } else if (message_bytes < 65'536) {
+            add({0x81, 126, message_bytes >> 8U, message_bytes});
+        } else {
+            add({0x81, 127});
+            for (int shift = 56; shift >= 0; shift -= 8) {
+                add({static_cast<std::uint64_t>(message_bytes) >> shift});
+            }
+        }
+    }
+
+    std::size_t size() const { return size_; }
+    asio::const_buffer bytes() const { return asio::buffer(bytes_.data(), size_); }
+    std::string text() const { return {bytes_.data(), size_}; }
+
+private:
+    void add(std::initializer_list<std::uint64_t> some) {
+        for (auto const byte : some) {
+            bytes_[size_++] = static_cast<char>(byte & 0xFFU);
+        }
+    }
+
+    std::array<char, 12> bytes_{};
+    std::size_t size_ = 0;
+};
 
 // No compression: it costs 99 KiB a connection after the first message.
 using stream = ws::stream<watched_socket, false>;
@@ -170,25 +252,40 @@ public:
                              [self = shared_from_this()](error_code ec) { self->on_accept(ec); });
     }
 
-    void send(frame f) override {
-        sending_ = std::move(f);
-        stream_.async_write(asio::buffer(*sending_),
-                            [self = shared_from_this()](error_code ec, std::size_t) {
-                                self->sending_.reset();
-                                if (ec) {
-                                    self->fail(ec);
-                                } else if (self->owner_ != nullptr) {
-                                    self->owner_->on_sent();
-                                }
-                            });
+    bool send(frame const& f, bool with_ping) override {
+        frame_head const head{f->size(), with_ping};
+        auto const all = head.size() + f->size();
+        // Beast knows whether a close frame is under way: nothing may follow it.
+        auto const taken = stream_.is_open()
+                               ? stream_.next_layer().write_now({head.bytes(), asio::buffer(*f)})
+                               : 0;
+        if (taken == all) {
+            return true;
+        }
+        auto const sent = [self = shared_from_this()](error_code ec, std::size_t = 0) {
+            self->sending_.reset();
+            if (ec) {
+                self->fail(ec);
+            } else if (self->owner_ != nullptr) {
+                self->owner_->on_sent();
+            }
+        };
+        if (taken > 0) {
+            sending_ = std::make_shared<std::string const>((head.text() + *f).substr(taken));
+            stream_.next_layer().async_write_rest(asio::buffer(*sending_), sent);
+            return false;
+        }
+        if (with_ping) {
+            ping();
+        }
+        sending_ = f;
+        stream_.async_write(asio::buffer(*sending_), sent);
+        return false;
     }
 
-    void ping(bool more) override {
+    void ping() override {
         if (std::exchange(pinging_, true)) {
             return;
-        }
-        if (more) {
-            stream_.next_layer().expect_more();
         }
         stream_.async_ping({}, [self = shared_from_this()](error_code ec) {
             self->pinging_ = false;

@@ -32,7 +32,7 @@ public:
     // So many bytes were taken from the socket: the evidence that somebody is there. What is in
     // them is reported next, if it is whole. 0 at the end.
     virtual void on_received(std::size_t bytes) = 0;
-    // What send() was given is with the kernel; the next may be sent.
+    // What send() could not hand over at once is with the kernel; the next may be sent.
     virtual void on_sent() = 0;
     // The last call ever made; the owner may destroy itself in it.
     virtual void on_end(socket_end how) = 0;
@@ -47,11 +47,12 @@ public:
 
     // Answers the upgrade; on_open() or on_end() follows.
     virtual void start(websocket_owner& owner) = 0;
-    // Sends one text message. One at a time: not again before on_sent().
-    virtual void send(frame f) = 0;
-    // Sends a WebSocket ping, unless the last one is still unsent. With `more`, a message follows
-    // at once: both leave in one packet (MSG_MORE of send(2)), for the price of one.
-    virtual void ping(bool more) = 0;
+    // Sends one text message, and a WebSocket ping in the same packet before it if there is to be
+    // one. Returns true when the kernel has it all; otherwise on_sent() follows, and nothing else
+    // may be sent before.
+    virtual bool send(frame const& f, bool with_ping) = 0;
+    // Sends a WebSocket ping by itself, unless the last one is still unsent.
+    virtual void ping() = 0;
     // Takes nothing more from the socket until resume(): the kernel's buffers fill up and the peer
     // has to wait. What has been taken, up to 1.5 KiB, is still reported. Not once close() was
     // called: the peer's answer has to be read.

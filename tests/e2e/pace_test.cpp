@@ -3,7 +3,10 @@
 #include "tests/support/raw_http.hpp"
 #include "tests/support/world.hpp"
 
+#include <nlohmann/json.hpp>
+
 #include <optional>
+#include <string>
 #include <string_view>
 #include <thread>
 
@@ -13,6 +16,39 @@ namespace {
 
 // Rejected at once: what this answers stands behind all that was sent before.
 std::string const no_channel = R"({"channel":"NoSuchChannel"})";
+
+struct server_frame {
+    unsigned opcode = 0;
+    std::string payload;
+};
+
+// The first frame of what a server has sent, if it is whole (RFC 6455 5.2): unmasked, in one piece,
+// and shorter than 64 KiB.
+std::optional<server_frame> take_frame(std::string& sent) {
+    auto const byte = [&](std::size_t i) {
+        return static_cast<std::size_t>(static_cast<unsigned char>(sent[i]));
+    };
+    if (sent.size() < 2) {
+        return std::nullopt;
+    }
+    REQUIRE((byte(0) & 0xF0U) == 0x80U);
+    REQUIRE(byte(1) <= 126);
+    std::size_t head = 2;
+    auto length = byte(1);
+    if (length == 126) {
+        head = 4;
+        if (sent.size() < head) {
+            return std::nullopt;
+        }
+        length = byte(2) << 8U | byte(3);
+    }
+    if (sent.size() < head + length) {
+        return std::nullopt;
+    }
+    server_frame found{static_cast<unsigned>(byte(0) & 0xFU), sent.substr(head, length)};
+    sent.erase(0, head + length);
+    return found;
+}
 
 } // namespace
 
@@ -158,31 +194,47 @@ TEST_CASE("who does not read its answers is read no further, and closed as too s
     CHECK(neighbour->next(0ms) == "nothing");
 }
 
-TEST_CASE("who reads slowly gets every answer") {
+TEST_CASE("who reads slowly gets every answer whole, with its pongs between them") {
     world w;
     auto const n = w.start_node();
     raw_connection slow{n->port(), nullptr, {0, 4096}};
     slow.send(upgrade_request(n->port(), "/cable?token=" + w.token()));
     REQUIRE(slow.answer()->status == 101);
-    auto const one = client_frame(1, command("subscribe", std::string(4'000, 'x')));
-    auto constexpr count = 400; // 1.6 MB of answers, more than any buffer holds
+    auto constexpr count = 400; // 4 MB of answers, more than any buffer holds
     std::string flood;
     for (int i = 0; i < count; ++i) {
-        flood += one;
+        // Of all lengths, so that the kernel's room ends anywhere in a frame.
+        auto const length = (i % 8 == 0 ? 50'000 : 4'000) - i;
+        auto const id = std::to_string(i) + std::string(static_cast<std::size_t>(length), 'x');
+        flood += client_frame(1, command("subscribe", id));
+        flood += client_frame(9, std::to_string(i));
     }
     std::string_view rest = flood;
     auto const end = steady::now() + 60s;
-    std::size_t answers = 0;
+    int answers = 0;
+    int pongs = 0;
     std::string heard;
-    std::string_view const answer = "reject_subscription";
-    while (answers < count && steady::now() < end) {
+    while ((answers < count || pongs < count) && steady::now() < end) {
         rest.remove_prefix(slow.send_some(rest).value_or(rest.size()));
         heard += slow.read(1, 10ms);
-        for (std::size_t at = 0; (at = heard.find(answer)) != heard.npos; ++answers) {
-            heard.erase(0, at + answer.size());
+        while (auto const f = take_frame(heard)) {
+            if (f->opcode == 10) {
+                // Beast answers the newest of several pings (RFC 6455 5.5.3).
+                REQUIRE(std::stoi(f->payload) >= pongs);
+                pongs = std::stoi(f->payload) + 1;
+            } else if (f->opcode == 1 &&
+                       f->payload.find("reject_subscription") != f->payload.npos) {
+                auto const id = nlohmann::json::parse(f->payload).at("identifier");
+                REQUIRE(std::stoi(id.get<std::string>()) == answers);
+                ++answers;
+            } else {
+                REQUIRE((f->opcode == 9 || (f->opcode == 1 && nlohmann::json::accept(f->payload))));
+            }
         }
     }
     CHECK(answers == count);
+    CHECK(pongs == count);
+    CHECK(heard.empty());
     CHECK(n->metric("presenced_outbox_overflows_total") == 0);
 }
 

@@ -66,27 +66,19 @@ public:
         owner_ = &owner;
         post([](websocket_owner& o) { o.on_open(); });
     }
-    void send(frame f) override {
+    bool send(frame const& f, bool with_ping) override {
+        if (with_ping) {
+            answer_ping("PING+");
+        }
         {
             std::lock_guard const lock{mutex_};
             heard_ += *f;
         }
         changed_.notify_all();
         post([](websocket_owner& o) { o.on_sent(); });
+        return false;
     }
-    void ping(bool more) override {
-        if (!has_memory) {
-            throw std::bad_alloc{};
-        }
-        {
-            std::lock_guard const lock{mutex_};
-            heard_ += more ? "PING+" : "PING ";
-        }
-        post([](websocket_owner& o) {
-            o.on_received(2);
-            o.on_control();
-        });
-    }
+    void ping() override { answer_ping("PING "); }
     void pause() override {}
     void resume() override {}
     void close() override {
@@ -118,6 +110,19 @@ public:
     }
 
 private:
+    void answer_ping(char const* text) {
+        if (!has_memory) {
+            throw std::bad_alloc{};
+        }
+        {
+            std::lock_guard const lock{mutex_};
+            heard_ += text;
+        }
+        post([](websocket_owner& o) {
+            o.on_received(2);
+            o.on_control();
+        });
+    }
     template <class F>
     void post(F f) {
         asio::post(home_.context(), [this, f = std::move(f)] {
