@@ -3,6 +3,8 @@
 #include "bench/machine.hpp"
 #include "db/postgres_store.hpp"
 
+#include <boost/asio/post.hpp>
+#include <boost/asio/thread_pool.hpp>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -24,6 +26,7 @@ namespace presenced::bench {
 namespace {
 
 using namespace std::chrono_literals;
+namespace asio = boost::asio;
 using steady = std::chrono::steady_clock;
 
 constexpr std::size_t rounds_of_ten_minutes = 40; // one every 15 s
@@ -80,7 +83,16 @@ public:
         wait("released");
     }
 
+    // As a shard does: the store's thread is not kept from its next batch.
     void deliver(std::vector<db::lease_answer> answers) override {
+        asio::post(worker_, [this, all = std::move(answers)] { take(all); });
+    }
+    void deliver(std::vector<db::token_answer>) override {}
+    void deliver_ended(std::vector<db::token_id>) override {}
+    void database_back() override {}
+
+private:
+    void take(std::vector<db::lease_answer> const& answers) {
         std::size_t done = 0;
         for (auto const& a : answers) {
             if (a.outcome == db::lease_outcome::missing ||
@@ -97,11 +109,7 @@ public:
         left_ -= done;
         changed_.notify_one();
     }
-    void deliver(std::vector<db::token_answer>) override {}
-    void deliver_ended(std::vector<db::token_id>) override {}
-    void database_back() override {}
 
-private:
     void ask(std::size_t i) {
         auto const& l = leases_[i];
         store_->renew({l.agent, l.token, this, i});
@@ -121,6 +129,7 @@ private:
     std::condition_variable changed_;
     std::size_t left_ = 0;
     std::atomic<bool> bad_ = false;
+    asio::thread_pool worker_{1}; // last: what is posted to it uses the rest
 };
 
 std::vector<renewing::lease> leases_of(database& link, std::size_t count) {
