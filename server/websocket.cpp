@@ -62,9 +62,9 @@ public:
         start(waiting_read_);
     }
 
-    // Without an operation of Asio's, which costs as much again as the call that it is for, and is
-    // nearly always through at once. Returns how many bytes the kernel took: none while something
-    // else is being written. An error shows with the next write that waits.
+    // Without an operation of Beast's and Asio's (docs/decisions, 0013): nearly always the kernel
+    // takes all of it at once. Returns how many bytes it took: none while something else is being
+    // written. An error shows with the next write that waits.
     std::size_t write_now(std::array<asio::const_buffer, 2> const& frames) {
         error_code ignored;
         return writing_ ? 0 : tcp_socket::send(frames, 0, ignored);

@@ -127,8 +127,13 @@ constexpr way_to_end ways[] = {
     {ending::all_nodes_killed, "all_nodes_killed", "all nodes killed, one back"},
 };
 
-// Nothing when the flag was still on after `limit`.
-std::optional<seconds> measure(contender const& who, ending how, milliseconds limit) {
+struct outcome {
+    std::optional<seconds> took; // nothing when the flag was still on after the limit
+    seconds starting{};          // of which a new node took until it was ready
+};
+
+outcome measure(contender const& who, ending how, milliseconds limit) {
+    outcome seen;
     subject s{who};
     tcp_proxy path{s.port()};
     auto const port = how == ending::path_black_holed ? path.port() : s.port();
@@ -170,12 +175,13 @@ std::optional<seconds> measure(contender const& who, ending how, milliseconds li
         s.signal(0, SIGKILL);
         s.signal(1, SIGKILL);
         s.start();
+        seen.starting = steady::now() - end;
         break;
     }
-    if (!eventually([&] { return !s.is_on(); }, limit)) {
-        return std::nullopt;
+    if (eventually([&] { return !s.is_on(); }, limit)) {
+        seen.took = steady::now() - end;
     }
-    return steady::now() - end;
+    return seen;
 }
 
 // ---- The table --------------------------------------------------------------------------------
@@ -245,7 +251,7 @@ milliseconds promised(ending how, int part) {
         return milliseconds{30s} / part + 1s;
     case ending::node_killed:
     case ending::node_frozen:
-    case ending::all_nodes_killed: // started again at once, which takes part of this second
+    case ending::all_nodes_killed: // from when one is back
         break;
     }
     return milliseconds{50s} / part + 1s;
@@ -287,10 +293,10 @@ column fill_column(options const& o, contender const& who, bool& kept) {
             std::find(o.cases.begin(), o.cases.end(), way.key) == o.cases.end()) {
             continue;
         }
-        auto const took = measure(who, way.how, limit);
+        auto const [took, starting] = measure(who, way.how, limit);
         auto const& cell = made.cells[way.key] = show(took, limit);
         std::cout << who.title << ", " << way.title << ": " << cell;
-        if (who.command.empty() && (!took || *took > promised(way.how, who.part))) {
+        if (who.command.empty() && (!took || *took - starting > promised(way.how, who.part))) {
             kept = false;
             std::cout << ", promised within " << seconds{promised(way.how, who.part)}.count();
         }
