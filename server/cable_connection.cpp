@@ -73,8 +73,7 @@ cable_connection::cable_connection(shard& home, std::shared_ptr<websocket> socke
     , facts_{std::move(facts)} {}
 
 cable_connection::~cable_connection() {
-    // A read that waits would keep the socket alive.
-    socket_->resume();
+    socket_->abandon(); // what waits in it would keep it alive
 }
 
 void cable_connection::begin() {
@@ -166,8 +165,10 @@ void cable_connection::on_closing() {
 }
 
 void cable_connection::on_sent() {
-    sending_ = false;
-    pop();
+    if (in_flight_.get() == unsent_ping_) {
+        unsent_ping_ = nullptr;
+    }
+    in_flight_.reset();
     flush();
     if (crowded_ && !outbox_.is_crowded()) {
         crowded_ = false;
@@ -542,12 +543,10 @@ bool cable_connection::send(frame const& f, bool with_ping) {
     if (ending_) {
         return false;
     }
-    if (open_ && outbox_.empty()) {
-        if (socket_->send(f, with_ping)) {
-            return true;
-        }
-        sending_ = true;
-    } else if (with_ping) {
+    if (open_ && !in_flight_ && outbox_.empty()) {
+        return hand_over(f, with_ping);
+    }
+    if (with_ping) {
         socket_->ping(); // it does not wait for what is queued
     }
     if (!outbox_.push(f)) {
@@ -563,23 +562,24 @@ bool cable_connection::send(frame const& f, bool with_ping) {
     return false;
 }
 
-void cable_connection::flush() {
-    while (open_ && !sending_ && !outbox_.empty()) {
-        sending_ = !socket_->send(outbox_.front(), false);
-        if (!sending_) {
-            pop();
-        }
+bool cable_connection::hand_over(frame const& f, bool with_ping) {
+    if (socket_->send(f, with_ping)) {
+        return true;
     }
-    if (open_ && !sending_ && ending_ && reason_) {
-        socket_->close();
-    }
+    in_flight_ = f;
+    return false;
 }
 
-void cable_connection::pop() {
-    if (outbox_.front().get() == unsent_ping_) {
-        unsent_ping_ = nullptr;
+void cable_connection::flush() {
+    while (open_ && !in_flight_ && !outbox_.empty()) {
+        if (hand_over(outbox_.front(), false) && outbox_.front().get() == unsent_ping_) {
+            unsent_ping_ = nullptr;
+        }
+        outbox_.pop();
     }
-    outbox_.pop();
+    if (open_ && !in_flight_ && ending_ && reason_) {
+        socket_->close();
+    }
 }
 
 void cable_connection::end(protocol::disconnect_reason why) {
@@ -596,11 +596,7 @@ void cable_connection::end(protocol::disconnect_reason why) {
 }
 
 void cable_connection::say_goodbye() {
-    if (sending_) {
-        outbox_.keep_front_only();
-    } else {
-        outbox_ = {};
-    }
+    outbox_ = {};
     outbox_.push_last(goodbye(*reason_));
     flush();
 }

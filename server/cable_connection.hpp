@@ -96,8 +96,8 @@ private:
 
     bool send(frame const& f, bool with_ping = false);
     void send(std::string text) { send(std::make_shared<std::string const>(std::move(text))); }
+    bool hand_over(frame const& f, bool with_ping);
     void flush();
-    void pop();
     void say_goodbye();
 
     shard& shard_;
@@ -113,11 +113,11 @@ private:
     time_point resume_at_{time_point::max()};
     time_point read_until_{};  // its input is paid for until then; ahead of now: in debt
     time_point asked_until_{}; // the same for what it asks of the database
-    std::string const* unsent_ping_ = nullptr; // the ping that waits in the outbox
+    frame in_flight_;          // with the socket; the outbox waits for it
+    std::string const* unsent_ping_ = nullptr; // a ping that the kernel has not taken yet
     std::optional<protocol::disconnect_reason> reason_;
     bool ending_ = false; // its end is decided, its leases are given up
     bool open_ = false;
-    bool sending_ = false;
     bool overdue_ = false; // a renewal waits for evidence
     bool crowded_ = false; // not read until it has read
     bool counted_ = false;

@@ -58,14 +58,6 @@ public:
         }
     }
 
-    // Drops everything that is not being written.
-    void keep_front_only() {
-        while (size() > 1) {
-            bytes_ -= frames_.back()->size();
-            frames_.pop_back();
-        }
-    }
-
 private:
     std::vector<frame> frames_;
     std::size_t first_ = 0;

@@ -9,10 +9,10 @@
 #include <boost/beast/websocket/stream.hpp>
 #include <boost/beast/websocket/teardown.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
-#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -47,6 +47,8 @@ protected:
 // whole frames get in between whole frames of Beast's.
 class watched_socket : public tcp_socket {
 public:
+    using frames = std::array<asio::const_buffer, 2>;
+
     explicit watched_socket(tcp_socket&& socket)
         : tcp_socket{std::move(socket)} {
         error_code ignored; // a socket for which this fails is none, and fails at the first read
@@ -56,31 +58,31 @@ public:
     socket_watcher* watcher = nullptr;
 
     // From now on reads wait.
-    void hold() { held_ = true; }
+    void hold() { holds_reads_ = true; }
     void let_go() {
-        held_ = false;
+        holds_reads_ = false;
         start(waiting_read_);
     }
 
     // Without an operation of Beast's and Asio's (docs/decisions, 0013): nearly always the kernel
     // takes all of it at once. Returns how many bytes it took: none while something else is being
     // written. An error shows with the next write that waits.
-    std::size_t write_now(std::array<asio::const_buffer, 2> const& frames) {
+    std::size_t write_now(frames const& some) {
         error_code ignored;
-        return writing_ ? 0 : tcp_socket::send(frames, 0, ignored);
+        return writer_ == writer::nobody ? tcp_socket::send(some, 0, ignored) : 0;
     }
 
     // What write_now() had to leave. Beast's own frames wait until it is through.
     template <class Handler>
-    void async_write_rest(asio::const_buffer rest, Handler&& handler) {
-        writing_ = true;
-        has_rest_ = true;
+    void async_write_rest(frames const& rest, Handler&& handler) {
+        writer_ = writer::owner;
         asio::async_write(static_cast<tcp_socket&>(*this), rest,
                           [this, to = std::decay_t<Handler>{std::forward<Handler>(handler)}](
                               error_code ec, std::size_t) mutable {
-                              writing_ = false;
-                              has_rest_ = false;
-                              start(waiting_write_);
+                              writer_ = writer::nobody;
+                              if (!ec) { // else it would get into the middle of ours
+                                  start(waiting_write_);
+                              }
                               to(ec);
                           });
     }
@@ -88,16 +90,16 @@ public:
     template <class Buffers, class Handler>
     void async_write_some(Buffers const& from, Handler&& handler) {
         std::decay_t<Handler> to{std::forward<Handler>(handler)};
-        if (has_rest_) {
-            waiting_write_ = held([this, from, to = std::move(to)]() mutable {
+        if (writer_ == writer::owner) {
+            waiting_write_ = later([this, from, to = std::move(to)]() mutable {
                 async_write_some(from, std::move(to));
             });
             return;
         }
-        writing_ = true;
+        writer_ = writer::beast;
         tcp_socket::async_write_some(
             from, [this, to = std::move(to)](error_code ec, std::size_t bytes) mutable {
-                writing_ = false; // what is left of the frame is written from within `to`
+                writer_ = writer::nobody; // what is left of the frame is written from within `to`
                 to(ec, bytes);
             });
     }
@@ -105,8 +107,8 @@ public:
     template <class Buffers, class Handler>
     void async_read_some(Buffers const& into, Handler&& handler) {
         std::decay_t<Handler> to{std::forward<Handler>(handler)};
-        if (held_) {
-            waiting_read_ = held([this, into, to = std::move(to)]() mutable {
+        if (holds_reads_) {
+            waiting_read_ = later([this, into, to = std::move(to)]() mutable {
                 async_read_some(into, std::move(to));
             });
             return;
@@ -122,38 +124,38 @@ public:
     void close(error_code& ec) {
         tcp_socket::close(ec);
         let_go();
-        has_rest_ = false;
+        writer_ = writer::nobody;
         start(waiting_write_);
     }
 
 private:
+    enum class writer : std::uint8_t { nobody, beast, owner };
+
     struct operation {
         virtual ~operation() = default;
-        virtual void start() = 0;
+        virtual void run() = 0;
     };
     template <class F>
-    struct held_operation final : operation {
-        explicit held_operation(F&& f)
-            : run{std::move(f)} {}
-        void start() override { run(); }
-        F run;
-    };
-    template <class F>
-    static std::unique_ptr<operation> held(F&& f) {
-        return std::make_unique<held_operation<F>>(std::move(f));
+    static std::unique_ptr<operation> later(F&& f) {
+        struct waiting final : operation {
+            explicit waiting(F&& given)
+                : call{std::move(given)} {}
+            void run() override { call(); }
+            F call;
+        };
+        return std::make_unique<waiting>(std::move(f));
     }
     static void start(std::unique_ptr<operation>& waiting) {
         if (auto const one = std::exchange(waiting, nullptr)) {
-            one->start();
+            one->run();
         }
     }
 
     // There is one of each at most.
     std::unique_ptr<operation> waiting_read_;
     std::unique_ptr<operation> waiting_write_;
-    bool held_ = false;
-    bool writing_ = false;
-    bool has_rest_ = false;
+    bool holds_reads_ = false;
+    writer writer_ = writer::nobody;
 };
 
 // Reads, and throws away, until the peer has closed or the socket is dropped.
@@ -189,6 +191,7 @@ void async_teardown(beast::role_type, watched_socket& socket, Handler&& handler)
 // before that if there is to be one (RFC 6455, 5.2).
 class frame_head {
 public:
+    frame_head() = default;
     frame_head(std::size_t message_bytes, bool with_ping) {
         if (with_ping) {
             add({0x89, 0});
@@ -207,7 +210,6 @@ public:
 
     std::size_t size() const { return size_; }
     asio::const_buffer bytes() const { return asio::buffer(bytes_.data(), size_); }
-    std::string text() const { return {bytes_.data(), size_}; }
 
 private:
     void add(std::initializer_list<std::uint64_t> some) {
@@ -252,16 +254,21 @@ public:
                              [self = shared_from_this()](error_code ec) { self->on_accept(ec); });
     }
 
-    bool send(frame const& f, bool with_ping) override {
-        frame_head const head{f->size(), with_ping};
-        auto const all = head.size() + f->size();
-        // Beast knows whether a close frame is under way: nothing may follow it.
-        auto const taken = stream_.is_open()
-                               ? stream_.next_layer().write_now({head.bytes(), asio::buffer(*f)})
-                               : 0;
-        if (taken == all) {
+    bool send(frame const& f, bool with_ping) override try {
+        auto& socket = stream_.next_layer();
+        head_ = {f->size(), with_ping};
+        watched_socket::frames left{head_.bytes(), asio::buffer(*f)};
+        // Beast knows whether a close frame has begun: nothing may follow it.
+        auto const taken = stream_.is_open() ? socket.write_now(left) : 0;
+        for (auto skip = taken; auto& part : left) {
+            auto const n = std::min(skip, part.size());
+            part += n;
+            skip -= n;
+        }
+        if (asio::buffer_size(left) == 0) {
             return true;
         }
+        sending_ = f;
         auto const sent = [self = shared_from_this()](error_code ec, std::size_t = 0) {
             self->sending_.reset();
             if (ec) {
@@ -271,16 +278,19 @@ public:
             }
         };
         if (taken > 0) {
-            sending_ = std::make_shared<std::string const>((head.text() + *f).substr(taken));
-            stream_.next_layer().async_write_rest(asio::buffer(*sending_), sent);
+            socket.async_write_rest(left, sent);
             return false;
         }
         if (with_ping) {
             ping();
         }
-        sending_ = f;
         stream_.async_write(asio::buffer(*sending_), sent);
         return false;
+    } catch (...) {
+        // No memory, perhaps in the middle of a frame: nothing may follow that. The read ends.
+        error_code ignored;
+        stream_.next_layer().close(ignored);
+        throw;
     }
 
     void ping() override {
@@ -325,6 +335,12 @@ public:
         // Whatever is under way may wait for something else than the socket.
         asio::post(stream_.get_executor(),
                    [self = shared_from_this()] { self->fail(asio::error::operation_aborted); });
+    }
+
+    void abandon() override {
+        owner_ = nullptr;
+        error_code ignored; // nobody is there to hear it
+        stream_.next_layer().close(ignored);
     }
 
 private:
@@ -419,6 +435,7 @@ private:
     std::unique_ptr<http_request> request_; // until the handshake is through
     websocket_owner* owner_ = nullptr;
     beast::flat_buffer buffer_;
+    frame_head head_; // of what is being sent
     frame sending_;
     bool pinging_ = false;
     bool closing_ = false;

@@ -48,8 +48,8 @@ public:
     // Answers the upgrade; on_open() or on_end() follows.
     virtual void start(websocket_owner& owner) = 0;
     // Sends one text message, and a WebSocket ping in the same packet before it if there is to be
-    // one. Returns true when the kernel has it all; otherwise on_sent() follows, and nothing else
-    // may be sent before.
+    // one. Returns true when the kernel has it all; otherwise on_sent() or on_end() follows, and
+    // nothing else may be sent before. Throws std::bad_alloc; then on_end() follows.
     virtual bool send(frame const& f, bool with_ping) = 0;
     // Sends a WebSocket ping by itself, unless the last one is still unsent.
     virtual void ping() = 0;
@@ -58,10 +58,13 @@ public:
     // called: the peer's answer has to be read.
     virtual void pause() = 0;
     virtual void resume() = 0;
-    // Starts the closing handshake; on_end() follows. Not while a message is being sent.
+    // Starts the closing handshake; on_end() follows. Not while a message is being sent, which
+    // would be cut off.
     virtual void close() = 0;
     // Ends it at once; on_end() follows.
     virtual void drop() = 0;
+    // Its owner is gone: it is closed, and nobody is called any more.
+    virtual void abandon() = 0;
 };
 
 } // namespace presenced::server

@@ -75,8 +75,11 @@ public:
             heard_ += *f;
         }
         changed_.notify_all();
-        post([](websocket_owner& o) { o.on_sent(); });
-        return false;
+        is_prompt_ = !is_prompt_;
+        if (!is_prompt_) {
+            post([](websocket_owner& o) { o.on_sent(); });
+        }
+        return is_prompt_;
     }
     void ping() override { answer_ping("PING "); }
     void pause() override {}
@@ -87,6 +90,7 @@ public:
     void drop() override {
         asio::post(home_.context(), [this] { end(socket_end::lost); });
     }
+    void abandon() override { owner_ = nullptr; }
 
     // From any thread.
     void says(protocol::command const& command) {
@@ -148,6 +152,7 @@ private:
     std::condition_variable changed_;
     std::string heard_;
     bool has_ended_ = false;
+    bool is_prompt_ = false; // about the last message
 };
 
 std::string on(presence::agent_id agent) {

@@ -50,17 +50,6 @@ TEST_CASE("an outbox is bounded in frames and in bytes") {
     CHECK(bytes.push(text("x")));
 }
 
-TEST_CASE("an outbox keeps the frame that is being written when the rest is dropped") {
-    outbox box;
-    REQUIRE(box.push(text("first")));
-    REQUIRE(box.push(text("second")));
-    box.keep_front_only();
-    box.push_last(text("last"));
-    CHECK(*box.front() == "first");
-    box.pop();
-    CHECK(*box.front() == "last");
-}
-
 TEST_CASE("a slot table never finds a successor under its predecessor's key") {
     slot_table<int> table;
     auto const first = table.insert(std::make_unique<int>(1));
