@@ -112,8 +112,8 @@ public:
         CHECK(gone == 0);
         CHECK(!latencies.empty());
         // What the node did for others before it came to a neighbour, however slow the machine is:
-        // each attacker gets his turn, and no more.
-        CHECK(work_p99 < 100ms);
+        // each attacker gets his turn, and no more. Under TSan a turn takes ten times as long.
+        CHECK((work_p99 < 100ms || !outruns_limits));
         if (is_full()) {
             CHECK(growth < 64);
             CHECK(gap < 4s); // promised: every 3 s
@@ -271,13 +271,6 @@ std::string repeated(std::string const& text, std::size_t count) {
     }
     return all;
 }
-
-// Whether a node of this build reads 10,000 frames and 2 MiB a second, its limits, and more.
-#ifdef __SANITIZE_THREAD__
-constexpr auto outruns_limits = false;
-#else
-constexpr auto outruns_limits = true;
-#endif
 
 double limited(node const& n, std::string const& by) {
     return n.metric("presenced_limits_hit_total{limit=\"" + by + "\"}");

@@ -1,6 +1,7 @@
 // Clients that send more than is read of them, and clients that read less than they ask for.
 #include "tests/support/catch.hpp"
 #include "tests/support/raw_http.hpp"
+#include "tests/support/scale.hpp"
 #include "tests/support/world.hpp"
 
 #include <nlohmann/json.hpp>
@@ -108,7 +109,7 @@ TEST_CASE("a flood is slowed down, never closed, and nobody else waits for it") 
     // A node that takes twice as long is slower than its own limits, under a sanitizer on a slow
     // machine, and slows nobody down.
     auto const hits = n->metric("presenced_limits_hit_total{limit=\"input\"}");
-    CHECK((hits >= 3 || took > 3s));
+    CHECK((hits >= 3 || took > 3s || !outruns_limits));
     flooder.send(client_frame(1, command("subscribe", identifier(agent, "flooder"))));
     auto const answer = flooder.read_until("confirm_subscription");
     CHECK(answer.find("confirm_subscription") != answer.npos);
@@ -142,7 +143,8 @@ TEST_CASE("a flooder that is killed is off within a second, whatever it has left
     flooder->read(1 << 20, 0ms); // or the kernel would end it with a reset
     flooder.reset();
     CHECK(w.becomes_active(agent, false, 1s));
-    CHECK(n->metric("presenced_limits_hit_total{limit=\"input\"}") >= 3);
+    auto const hits = n->metric("presenced_limits_hit_total{limit=\"input\"}");
+    CHECK((hits >= 3 || !outruns_limits));
 }
 
 TEST_CASE("who subscribes and unsubscribes without end is slowed down, and answered in the end") {
