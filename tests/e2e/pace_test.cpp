@@ -1,7 +1,6 @@
 // Clients that send more than is read of them, and clients that read less than they ask for.
 #include "tests/support/catch.hpp"
 #include "tests/support/raw_http.hpp"
-#include "tests/support/scale.hpp"
 #include "tests/support/world.hpp"
 
 #include <nlohmann/json.hpp>
@@ -65,9 +64,11 @@ TEST_CASE("a flood is slowed down, never closed, and nobody else waits for it") 
             flood += client_frame(1, command("unsubscribe", std::to_string(i)));
         }
     }
+    auto hits_at_least = 0.0; // a sanitizer may be slower with small frames than they are let in
     SECTION("of bytes") {
+        hits_at_least = 3;
         for (int i = 0; i < 48; ++i) {
-            flood += client_frame(1, std::string(64 * 1024, ' '));
+            flood += client_frame(2, std::string(64 * 1024, ' '));
         }
     }
     SECTION("of pings") {
@@ -107,10 +108,7 @@ TEST_CASE("a flood is slowed down, never closed, and nobody else waits for it") 
     CHECK(heard.find("reject_subscription") != heard.npos);
     auto const took = since(start);
     CHECK(took >= 1s); // 10,000 frames or 2 MiB a second: 1.5 s
-    // A node that takes twice as long is slower than its own limits, under a sanitizer on a slow
-    // machine, and slows nobody down.
-    auto const hits = n->metric("presenced_limits_hit_total{limit=\"input\"}");
-    CHECK((hits >= 3 || took > 3s || !outruns_limits));
+    CHECK(n->metric("presenced_limits_hit_total{limit=\"input\"}") >= hits_at_least);
     flooder.send(client_frame(1, command("subscribe", identifier(agent, "flooder"))));
     auto const answer = flooder.read_until("confirm_subscription");
     CHECK(answer.find("confirm_subscription") != answer.npos);
@@ -136,16 +134,18 @@ TEST_CASE("a flooder that is killed is off within a second, whatever it has left
     }
     flooder->read_until(R"("ping")");
     std::string_view rest = flood;
-    for (auto const end = steady::now() + 1s; steady::now() < end;) {
-        rest.remove_prefix(flooder->send_some(rest).value_or(0));
+    auto const start = steady::now();
+    std::size_t taken = 1;
+    while (since(start) < 1s || (taken > 0 && since(start) < 20s)) {
+        taken = flooder->send_some(rest).value_or(0);
+        rest.remove_prefix(taken);
         rest = rest.empty() ? std::string_view{flood} : rest;
     }
+    CHECK(taken == 0); // as much as there is room for stands in front of its end
     CHECK(w.is_active(agent));
     flooder->read(1 << 20, 0ms); // or the kernel would end it with a reset
     flooder.reset();
     CHECK(w.becomes_active(agent, false, 1s));
-    auto const hits = n->metric("presenced_limits_hit_total{limit=\"input\"}");
-    CHECK((hits >= 3 || !outruns_limits));
 }
 
 TEST_CASE("who subscribes and unsubscribes without end is slowed down, and answered in the end") {

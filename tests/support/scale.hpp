@@ -17,12 +17,11 @@ inline bool is_full_size() {
     return scale("PRESENCED_E2E_FULL", 0) != 0;
 }
 
-// Whether a node of this build reads 10,000 frames and 2 MiB a second, its limits, and more: under
-// TSan it may not.
+// Under TSan everything takes ten times as long, and limits on a node's work are not judged.
 #ifdef __SANITIZE_THREAD__
-constexpr auto outruns_limits = false;
+constexpr auto work_is_judged = false;
 #else
-constexpr auto outruns_limits = true;
+constexpr auto work_is_judged = true;
 #endif
 
 } // namespace presenced::tests

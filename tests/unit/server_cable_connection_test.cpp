@@ -70,11 +70,7 @@ public:
         if (with_ping) {
             answer_ping("PING+");
         }
-        {
-            std::lock_guard const lock{mutex_};
-            heard_ += *f;
-        }
-        changed_.notify_all();
+        mark(*f);
         is_prompt_ = !is_prompt_;
         if (!is_prompt_) {
             post([](websocket_owner& o) { o.on_sent(); });
@@ -82,8 +78,8 @@ public:
         return is_prompt_;
     }
     void ping() override { answer_ping("PING "); }
-    void pause() override {}
-    void resume() override {}
+    void pause() override { mark("PAUSED "); }
+    void resume() override { mark("RESUMED "); }
     void close() override {
         asio::post(home_.context(), [this] { end(socket_end::closed); });
     }
@@ -96,6 +92,18 @@ public:
     void says(protocol::command const& command) {
         post([text = protocol::encode_command(command)](websocket_owner& o) { o.on_text(text); });
     }
+    // So much of one kind at once, until reading pauses; hears PAUSED then, and later RESUMED.
+    void floods(std::function<void(websocket_owner&)> one) {
+        post([this, one = std::move(one)](websocket_owner& o) {
+            for (int i = 0; i < 1'000'000 && heard().find("PAUSED") == std::string::npos; ++i) {
+                one(o);
+                ++taken_;
+            }
+        });
+    }
+    // How many of them there were.
+    int taken() const { return taken_; }
+
     // Whether it hears that within `limit`.
     bool hears(std::string const& text, std::chrono::milliseconds limit = 20s) {
         std::unique_lock lock{mutex_};
@@ -114,14 +122,18 @@ public:
     }
 
 private:
-    void answer_ping(char const* text) {
-        if (!has_memory) {
-            throw std::bad_alloc{};
-        }
+    void mark(std::string const& text) {
         {
             std::lock_guard const lock{mutex_};
             heard_ += text;
         }
+        changed_.notify_all();
+    }
+    void answer_ping(char const* text) {
+        if (!has_memory) {
+            throw std::bad_alloc{};
+        }
+        mark(text);
         post([](websocket_owner& o) {
             o.on_received(2);
             o.on_control();
@@ -153,6 +165,7 @@ private:
     std::string heard_;
     bool has_ended_ = false;
     bool is_prompt_ = false; // about the last message
+    std::atomic<int> taken_{0};
 };
 
 std::string on(presence::agent_id agent) {
@@ -276,6 +289,29 @@ TEST_CASE("a WebSocket ping leaves with a JSON ping, where one is sent before it
         together += heard.compare(at + 5, message.size(), message) == 0 ? 1U : 0U;
     }
     CHECK(together >= pings);
+}
+
+TEST_CASE("who sends more than his share is read more slowly, and then on") {
+    small_node n;
+    auto& home = n.start();
+    auto const c = let_in(home);
+    REQUIRE(c->hears("welcome"));
+    // A tenth of a second's worth at once, of 10,000 frames or 2 MiB a second. Time that passes
+    // meanwhile allows for more.
+    int at_least = 1'000;
+    SECTION("frames") {
+        c->floods([](websocket_owner& o) { o.on_control(); });
+    }
+    SECTION("bytes") {
+        at_least = 3; // 205 KiB
+        c->floods([](websocket_owner& o) { o.on_received(64 * 1024); });
+    }
+    REQUIRE(c->hears("PAUSED"));
+    CHECK(c->taken() >= at_least);
+    CHECK(c->hears("RESUMED"));
+    auto const shown = n.figures.exposition({}, true);
+    CHECK(shown.find(R"(presenced_limits_hit_total{limit="input"} 1)") != shown.npos);
+    home.stop();
 }
 
 TEST_CASE("a session is at its agent's stream before its row is asked for, until it leaves") {
