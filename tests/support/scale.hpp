@@ -17,11 +17,4 @@ inline bool is_full_size() {
     return scale("PRESENCED_E2E_FULL", 0) != 0;
 }
 
-// Under TSan everything takes ten times as long, and limits on a node's work are not judged.
-#ifdef __SANITIZE_THREAD__
-constexpr auto work_is_judged = false;
-#else
-constexpr auto work_is_judged = true;
-#endif
-
 } // namespace presenced::tests
