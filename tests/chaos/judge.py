@@ -32,6 +32,7 @@ import argparse
 import bisect
 import collections
 import datetime
+import itertools
 import json
 import sys
 
@@ -61,6 +62,7 @@ class Spans:
             else:
                 self.spans.append([a, b])
         self.starts = [s[0] for s in self.spans]
+        self.sums = None
 
     def first_touching(self, a, b):
         """The first one that has a part in [a, b], or None."""
@@ -76,12 +78,16 @@ class Spans:
 
     def covered(self, a, b):
         """How much of [a, b] they cover."""
-        total = 0.0
-        i = max(0, bisect.bisect_right(self.starts, a) - 1)
-        while i < len(self.spans) and self.spans[i][0] < b:
-            total += max(0.0, min(b, self.spans[i][1]) - max(a, self.spans[i][0]))
-            i += 1
-        return total
+        return self.until(b) - self.until(a) if b > a else 0.0
+
+    def until(self, t):
+        if self.sums is None:
+            self.sums = [0.0, *itertools.accumulate(b - a for a, b in self.spans)]
+        i = bisect.bisect_right(self.starts, t)
+        if i == 0:
+            return 0.0
+        a, b = self.spans[i - 1]
+        return self.sums[i - 1] + min(t, b) - a
 
     def __or__(self, other):
         return Spans([*map(tuple, self.spans), *map(tuple, other.spans)])
@@ -116,20 +122,6 @@ NOTHING = Spans()
 def touches(many, a, b):
     """The same for several at once, without merging them."""
     return any(spans.touches(a, b) for spans in many)
-
-
-class Stalls:
-    """How long somebody could not run, and when."""
-
-    def __init__(self, events):
-        self.times, self.sums = [], [0.0]
-        for t, length in sorted(events):
-            self.times.append(t)
-            self.sums.append(self.sums[-1] + length)
-
-    def within(self, a, b):
-        return (self.sums[bisect.bisect_right(self.times, b)]
-                - self.sums[bisect.bisect_left(self.times, a)])
 
 
 class Session:
@@ -566,9 +558,10 @@ class Judge:
         for p, spans in self.frozen.items():
             blamed[f"p{p}"] = Spans((a, b + 0.1) for a, b in spans)
         self.stalls = {
-            who: Stalls((t, length) for t, length in events
-                        if not blamed.get(who, NOTHING).touches(t, t + length))
+            who: Spans((t, t + length) for t, length in events
+                       if not blamed.get(who, NOTHING).touches(t, t + length))
             for who, events in self.stall_events.items()}
+        self.stalls_of_several = {}
         self.frozen = {p: Spans(map(tuple, s)) for p, s in self.frozen.items()}
         for session in self.sessions.values():
             self.place(session)
@@ -645,7 +638,11 @@ class Judge:
         return self.uneasy[key] | Spans((a, b + 0.3) for a, b in session.mutes)
 
     def stalled(self, who, a, b):
-        return sum(self.stalls[w].within(a, b) for w in who if w in self.stalls)
+        """A stall that several of them have seen is one stall."""
+        if who not in self.stalls_of_several:
+            self.stalls_of_several[who] = Spans(tuple(span) for w in who if w in self.stalls
+                                                for span in self.stalls[w].spans)
+        return self.stalls_of_several[who].covered(a, b)
 
     def who(self, session):
         return ("driver", "db", f"n{session.n}", f"p{session.p}")
@@ -764,16 +761,22 @@ class Judge:
 
     def judge_ticks(self):
         """P2, P3: lease time runs while a node is well."""
-        for (a, _), (b, t) in zip(self.ticks, self.ticks[1:]):
+        ticks = list(self.ticks)
+        if ticks and "leave" in self.marks:
+            t = self.marks["leave"]
+            ticks = [tick for tick in ticks if tick[1] <= t]
+            # As if there were one then: those that stop for good are missed, too.
+            ticks.append((ticks[-1][0] + t - ticks[-1][1], t))
+        for (a, _), (b, t) in zip(ticks, ticks[1:]):
             gap = b - a
             if gap > 2 * self.timings["sweep"]:
                 self.judged["gaps in the ticks"] += 1
-                over = self.global_outage.covered(t - gap - 2, t)
-                slack = self.stalled(self.everybody(), t - gap - 0.5, t)
-                if over == 0 and gap > 2 * self.timings["sweep"] + slack:
-                    self.blame("P2", t, f"no node ticked for {gap:.2f} s, and nothing was wrong "
-                                        f"(stalls {slack:.2f} s)")
-                else:
+                over = self.global_outage.covered(t - gap, t)
+                slack = self.stalled(self.everybody(), t - gap, t)
+                if gap > 2 * self.timings["sweep"] + over + slack:
+                    self.blame("P2", t, f"no node ticked for {gap:.2f} s, in {over:.2f} s of which "
+                                        f"none could (stalls {slack:.2f} s)")
+                elif over > 0:
                     self.global_outage = self.global_outage | Spans([(t - gap, t)])
 
     def judge_subscription(self, sub):
@@ -782,14 +785,13 @@ class Judge:
         row = sub.rows[0] if sub.rows else None
         self.judge_confirmation(sub, session, row, ended)
         self.judge_answer(sub, session, ended)
-        if row is None:
-            return
         for r in sub.rows:
             self.judge_ghost(sub, session, r, ended)
             # Before it is confirmed it may come and go: a subscribe may be sent again.
             if sub.confirmed is not None and r.gone is not None and r.gone[1] > sub.confirmed:
                 self.judge_removal(sub, session, r, ended)
-                self.judge_deafness(sub, session, r, ended)
+        if sub.confirmed is not None:
+            self.judge_deafness(sub, session, ended)
 
     def judge_confirmation(self, sub, session, row, ended):
         """P6: by the time it is confirmed, it is a row."""
@@ -930,16 +932,24 @@ class Judge:
             renewed = max(renewed, gap[1])
         return self.gaps.covered(renewed, after)
 
-    def judge_deafness(self, sub, session, row, ended):
-        """P5: who has lost his row is told."""
-        gone = self.deleted.get(row.token, (0, row.gone[1]))[1]
+    def judge_deafness(self, sub, session, ended):
+        """P5: who was confirmed and has no row, any more or at all, is told."""
+        if sub.u in self.deleted_u:
+            gone = self.deleted_u[sub.u][1]
+        elif not sub.rows:
+            gone = sub.confirmed
+        elif sub.rows[-1].gone is not None:
+            gone = sub.rows[-1].gone[1]
+        else:
+            return
+        gone = max(gone, sub.confirmed)
         if ended is not None and ended <= gone:
             return
         told = ended if ended is not None else self.marks.get("leave", self.snap_t1)
         disturbed = (self.cut_off[session.n], self.away(session), self.trouble(session),
                      self.silence(session))
         self.hold("P5", "lost rows", told, gone, self.timings["heartbeat"] + PROMPT, disturbed,
-                  self.who(session), f"subscription {sub.u} (agent {row.a}, node {session.n}) was "
+                  self.who(session), f"subscription {sub.u} (agent {sub.a}, node {session.n}) was "
                   f"not told that its row is gone")
 
     def judge_session(self, session):

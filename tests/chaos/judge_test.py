@@ -2,7 +2,7 @@
 """The judge on small histories made by hand: a good one, and each promise broken once."""
 import unittest
 
-from judge import Judge, Spans, Stalls
+from judge import Judge, Spans
 
 AGENT = 7
 BASE = 1_700_000_000.0  # the database's clock at second 0 of the run
@@ -681,10 +681,14 @@ class Parts(unittest.TestCase):
         self.assertEqual(s.minus(Spans([(2, 6)])).spans, [[1, 2], [6, 7]])
         self.assertEqual((s & Spans([(2, 6)])).spans, [[2, 3], [5, 6]])
 
-    def test_stalls(self):
-        s = Stalls([(2, 0.5), (1, 0.25)])
-        self.assertEqual(s.within(0, 1.5), 0.25)
-        self.assertEqual(s.within(0, 3), 0.75)
+    def test_a_stall_that_several_have_seen_counts_once(self):
+        h = History()
+        h.at(2.0, "stall", who="n0", **{"for": 0.5})
+        h.at(2.2, "stall", who="driver", **{"for": 0.5})
+        h.at(4.0, "stall", who="db", **{"for": 0.25})
+        judge = h.verdict()
+        self.assertAlmostEqual(judge.stalled(("driver", "n0"), 0, 3), 0.7)
+        self.assertAlmostEqual(judge.stalled(("driver", "db", "n0"), 2.5, 5), 0.45)
 
 
 if __name__ == "__main__":
