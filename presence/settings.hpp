@@ -31,8 +31,9 @@ struct settings {
     std::chrono::milliseconds tick() const { return sweep / 5; }
     // Longest pause between two attempts to reconnect to the database.
     std::chrono::milliseconds reconnect_limit() const { return stale_after / 15; }
-    // The server pings on the WebSocket level at least so often, to get evidence of the client.
-    std::chrono::milliseconds native_ping() const { return peer_timeout / 3; }
+    // The server pings on the WebSocket level at least so often, to get evidence of the client:
+    // for each renewal (P5), and several times before a silent one counts as gone.
+    std::chrono::milliseconds native_ping() const { return std::min(heartbeat, peer_timeout / 3); }
     // Pings and renewals of several connections share moments, so far apart at most.
     std::chrono::milliseconds longest_step() const {
         return std::min(

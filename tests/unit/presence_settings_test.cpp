@@ -64,4 +64,7 @@ TEST_CASE("derived timings follow the settings") {
     settings quick;
     quick.peer_timeout = 150ms; // a WebSocket ping every 50 ms
     CHECK(quick.longest_step() == 4ms);
+    settings brisk;
+    brisk.heartbeat = 5s; // a renewal needs evidence, and an idle client gives it when pinged
+    CHECK(brisk.native_ping() == 5s);
 }
