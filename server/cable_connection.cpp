@@ -366,10 +366,14 @@ void cable_connection::on_deadline(time_point now) {
         do_what_is_due(now);
     } catch (std::exception const& failure) {
         // For want of memory, say. It has no deadline any more, so nobody would notice its silence.
-        socket_->drop();
-        spdlog::error("cable deadline failed, dropped conn={} address={} why=\"{}\"", facts_.number,
-                      facts_.ticket.address(), failure.what());
+        fail("deadline", failure);
     }
+}
+
+void cable_connection::fail(std::string_view what, std::exception const& why) {
+    socket_->drop();
+    spdlog::error("cable {} failed, dropped conn={} address={} why=\"{}\"", what, facts_.number,
+                  facts_.ticket.address(), why.what());
 }
 
 void cable_connection::do_what_is_due(time_point now) {

@@ -10,6 +10,7 @@
 #include "server/websocket.hpp"
 #include "server/wheel.hpp"
 
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -40,6 +41,8 @@ public:
     // The first reason counts; later calls do nothing.
     void end(protocol::disconnect_reason why);
     bool is_ending() const { return ending_; }
+    // What was to be done for it failed half-way: drops it, for it might never be looked at again.
+    void fail(std::string_view what, std::exception const& why);
 
     // From the shard, when the database has answered.
     void on_confirmed(subscription& s);

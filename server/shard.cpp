@@ -339,7 +339,18 @@ void shard::end_lingering(wheel::clock::time_point now) {
 void shard::deliver(std::vector<db::lease_answer> answers) {
     asio::post(context_, [this, answers = std::move(answers)] {
         for (auto const& answer : answers) {
-            on_answer(answer);
+            auto* const s = leases_.find(answer.key);
+            auto* const owner = s == nullptr ? nullptr : s->owner;
+            try {
+                on_answer(answer);
+            } catch (std::exception const& failure) {
+                // For want of memory, say. The answers behind it are others'.
+                if (owner != nullptr) {
+                    owner->fail("answer", failure);
+                } else {
+                    spdlog::error("shard answer failed why=\"{}\"", failure.what());
+                }
+            }
         }
     });
 }

@@ -30,6 +30,7 @@ namespace {
 class cramped_store final : public db::store {
 public:
     std::map<presence::agent_id, int> room_at;
+    std::size_t answers_at_once = 1; // to acquires; as they come out of one batch
     std::function<void(presence::agent_id)> on_acquire = [](presence::agent_id) {
     };
 
@@ -37,8 +38,11 @@ public:
         on_acquire(request.agent);
         auto const it = room_at.find(request.agent);
         auto const room = it == room_at.end() || --it->second <= 0;
-        request.box->deliver(std::vector<db::lease_answer>{
-            {request.key, room ? db::lease_outcome::acquired : db::lease_outcome::unavailable}});
+        answers_.push_back(
+            {request.key, room ? db::lease_outcome::acquired : db::lease_outcome::unavailable});
+        if (answers_.size() == answers_at_once) {
+            request.box->deliver(std::exchange(answers_, {}));
+        }
     }
     void abandon(db::agent_id, db::lease_token const&) override {}
     void release(db::release_request request) override {
@@ -52,6 +56,9 @@ public:
     void subscribe_to_outages(db::mailbox&) override {}
     db::store_health health() const override { return {}; }
     std::size_t stop(std::chrono::steady_clock::time_point) override { return 0; }
+
+private:
+    std::vector<db::lease_answer> answers_;
 };
 
 // A client without a socket. Its members are used on the shard's thread, but for await().
@@ -60,13 +67,16 @@ public:
     explicit client(shard& home)
         : home_{home} {}
 
-    std::atomic<bool> has_memory{true}; // for a ping
+    std::atomic<bool> has_memory{true}; // for what is sent to it
 
     void start(websocket_owner& owner) override {
         owner_ = &owner;
         post([](websocket_owner& o) { o.on_open(); });
     }
     bool send(frame const& f, bool with_ping) override {
+        if (!has_memory) {
+            throw std::bad_alloc{};
+        }
         if (with_ping) {
             answer_ping("PING+");
         }
@@ -257,6 +267,22 @@ TEST_CASE("a connection whose deadline fails is dropped, and what it holds is re
     CHECK(home.held_leases() == 1);
     CHECK(home.standing() == 1);
     CHECK_FALSE(neighbour->hears("disconnect", 0ms));
+    home.stop();
+}
+
+TEST_CASE("an answer that cannot be passed on costs its connection, and no other answer") {
+    small_node n;
+    n.store.answers_at_once = 2;
+    auto& home = n.start();
+    auto const unlucky = let_in(home);
+    auto const neighbour = let_in(home);
+    REQUIRE(unlucky->hears("welcome"));
+    REQUIRE(neighbour->hears("welcome"));
+    unlucky->has_memory = false;
+    unlucky->says(protocol::subscribe_command{on(1)});
+    neighbour->says(protocol::subscribe_command{on(1)});
+    CHECK(neighbour->hears("confirm_subscription"));
+    CHECK(unlucky->has_ended());
     home.stop();
 }
 
