@@ -32,8 +32,11 @@ namespace {
 using namespace std::chrono_literals;
 using steady = std::chrono::steady_clock;
 
-// Descriptors that are not for WebSockets: database, listeners, HTTP requests under way.
-constexpr std::size_t reserved_descriptors = 256;
+// Descriptors that are not for WebSockets: listeners, HTTP requests under way ...
+constexpr std::size_t spare_descriptors = 256;
+// ... an event loop's own (epoll, a timer, a wake-up), and a database session's with the watchdog's.
+constexpr std::size_t of_a_loop = 3;
+constexpr std::size_t of_a_session = 2;
 
 constexpr auto longest_pause = 3s;            // between two looks for the database at start
 constexpr auto first_reminder = 5s;           // of a database that is still not there ...
@@ -61,9 +64,10 @@ std::size_t raise_descriptor_limit() {
 
 std::size_t connection_limit(config const& settings) {
     auto const descriptors = raise_descriptor_limit();
-    auto const possible = descriptors > 2 * reserved_descriptors
-                              ? descriptors - reserved_descriptors
-                              : descriptors / 2;
+    auto const sessions = settings.transition_lanes() + 4; // see config::transition_lanes
+    auto const reserved =
+        spare_descriptors + of_a_loop * (settings.threads + 1) + of_a_session * sessions;
+    auto const possible = descriptors > 2 * reserved ? descriptors - reserved : descriptors / 2;
     if (settings.max_connections && *settings.max_connections > possible) {
         spdlog::warn("app limit PRESENCED_MAX_CONNECTIONS={} is more than descriptors allow: "
                      "descriptors={} connections={}; raise LimitNOFILE or ulimit -n",

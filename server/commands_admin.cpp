@@ -238,7 +238,7 @@ void print_status(db::status_report const& report) {
         print_table(rows);
     }
     if (report.nodes.empty()) {
-        std::cout << "\nNo node has ever run on this database.\n";
+        std::cout << "\nNo node runs on this database: `presenced serve` starts one.\n";
     } else {
         std::cout << "\nNodes\n";
         print_nodes(report.nodes);

@@ -213,13 +213,14 @@ private:
     void page_not_found(std::string_view why, std::string_view origin, http_request const& request,
                         std::string_view cure) {
         auto const target = view(request.target());
+        // A query that was joined or escaped wrongly is a query still, and may hold a token.
+        auto const path = target.substr(0, target.find_first_of("?&;=%#"));
         static thread_local line_limit limit{refusals_a_second};
         if (auto const more = limit.admit()) {
             spdlog::warn("http upgrade refused status=404 why=\"{}\" path={} origin={} host={} "
                          "http={}.{} address={} cure=\"{}\"{}",
-                         why, shown(target.substr(0, target.find('?'))), shown(origin),
-                         shown(host_), request.version() / 10, request.version() % 10, address_,
-                         cure, *more);
+                         why, shown(path), shown(origin), shown(host_), request.version() / 10,
+                         request.version() % 10, address_, cure, *more);
         }
         refuse(http::status::not_found, "Page not found");
     }

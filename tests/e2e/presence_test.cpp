@@ -441,6 +441,9 @@ TEST_CASE("logs and metrics never contain a token") {
     try_upgrade(n->port(), "/cable?token=wrong-but-secret", {{"Origin", "http://evil.example"}});
     n->get("/cable?token=wrong-but-secret");
     n->get("/other?token=wrong-but-secret");
+    // Joined or escaped wrongly, it is a part of the path.
+    try_upgrade(n->port(), "/cable&token=wrong-but-secret");
+    try_upgrade(n->port(), "/cable%3Ftoken=wrong-but-secret");
     // Whatever is refused, the answer says nothing of the token either.
     auto const port = n->port();
     headers const bearer_header{{"Authorization", "Bearer wrong-but-secret"}};
