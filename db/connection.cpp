@@ -248,6 +248,10 @@ void connection::open(stop_signal& stop) {
         if (profile_.writes && who[0][3].as<bool>()) {
             throw std::runtime_error{"the server is read-only"};
         }
+        // Nor for those who only read: one that lags knows no new tokens, and no end of old ones.
+        if (who[0][4].as<bool>()) {
+            throw std::runtime_error{"the server is a standby"};
+        }
     }
     if (lost_) {
         fence(stop);

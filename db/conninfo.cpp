@@ -89,7 +89,7 @@ constexpr std::array checked_parameters{
     checked_parameter{"gssencmode", "PGGSSENCMODE", "disable, prefer, require"},
     checked_parameter{"channel_binding", "PGCHANNELBINDING", "disable, prefer, require"},
     checked_parameter{"target_session_attrs", "PGTARGETSESSIONATTRS",
-                      "any, read-write, read-only, primary, standby, prefer-standby"},
+                      "any, read-write, primary"}, // presenced writes
     checked_parameter{"connect_timeout", "PGCONNECT_TIMEOUT", {}},
     checked_parameter{"keepalives", nullptr, {}},
     checked_parameter{"keepalives_idle", nullptr, {}},

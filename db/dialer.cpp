@@ -180,21 +180,18 @@ raw_link dial(std::string const& conninfo, stop_signal& stop) {
     bool const opaque = !all || all->contains("service");
     auto const to = opaque ? std::vector<address>{{}} : addresses_of(*all);
     auto const timeout = all ? timeout_of(*all) : milliseconds{longest_timeout};
-    std::vector<std::string> rounds{""};
-    if (!opaque && all->contains("target_session_attrs") &&
-        all->at("target_session_attrs") == "prefer-standby") {
-        rounds = {"standby", "any"}; // with one address at a time libpq cannot prefer anything
-    }
+    // Of several servers one is the primary, and the first that answers may be another.
+    bool const takes_any = !opaque && all->contains("target_session_attrs") &&
+                           all->at("target_session_attrs") == "any"; // libpq's default
+    std::string const attributes = to.size() > 1 && takes_any ? "primary" : "";
     std::string problem = "the connection string names no host";
-    for (auto const& attributes : rounds) {
-        for (auto const& one : to) {
-            try {
-                return dial_one(conninfo, one, attributes, timeout, stop);
-            } catch (std::runtime_error const& e) {
-                problem = e.what();
-                if (stop.is_raised()) {
-                    throw;
-                }
+    for (auto const& one : to) {
+        try {
+            return dial_one(conninfo, one, attributes, timeout, stop);
+        } catch (std::runtime_error const& e) {
+            problem = e.what();
+            if (stop.is_raised()) {
+                throw;
             }
         }
     }

@@ -51,7 +51,7 @@ statement const forget_node{"forget_node", R"(
 statement const identify{"identify", R"(
     SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint,
            (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-           current_setting('transaction_read_only')::boolean
+           current_setting('transaction_read_only')::boolean, pg_is_in_recovery()
     FROM pg_stat_activity WHERE pid = pg_backend_pid())"};
 
 statement const fence{"fence", R"(

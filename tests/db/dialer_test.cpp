@@ -69,10 +69,6 @@ TEST_CASE("connect: a host that says nothing is given up, and the next one tried
            "/" + database + "?connect_timeout=1&target_session_attrs=read-write"};
     REQUIRE(a.is_up(20s));
     CHECK(a.got(a.acquire(3, a.token()), lease_outcome::acquired));
-    // A standby is preferred, there is none, and the primary does.
-    node b{"postgresql://postgres@127.0.0.1:" + port + "/" + database +
-           "?target_session_attrs=prefer-standby"};
-    CHECK(b.is_up(20s));
 }
 
 TEST_CASE("connect: a database that says nothing is named, and holds up no stop", "[db][connect]") {

@@ -30,9 +30,9 @@ struct pair {
         auto const port = [](postgres const& p) {
             return std::to_string(p.port());
         };
-        n = w.start_node({{"DATABASE_URL", "postgresql://postgres@127.0.0.1:" + port(primary) +
-                                               ",127.0.0.1:" + port(standby) + "/" + database +
-                                               "?target_session_attrs=read-write"},
+        // The standby first: it answers, too, and is not what a node wants.
+        n = w.start_node({{"DATABASE_URL", "postgresql://postgres@127.0.0.1:" + port(standby) +
+                                               ",127.0.0.1:" + port(primary) + "/" + database},
                           {"PRESENCED_LOG_LEVEL", "info"}});
     }
 
@@ -71,6 +71,20 @@ counted count(sql_session& on) {
 }
 
 } // namespace
+
+TEST_CASE("a standby that lags is not asked whom a token is of") {
+    pair p;
+    p.start_node();
+    REQUIRE(p.standby_has(0));
+    p.replication.black_hole(towards::client);
+    auto const agent = p.w.add_agent();
+    auto options = p.w.client_options(*p.n);
+    options.token = p.w.add_token();
+    auto const c = p.w.session(options);
+    auto const mine = identifier(agent);
+    c->subscribe(mine);
+    CHECK(c->next() == "confirm " + mine);
+}
 
 TEST_CASE("a fail-over to a synchronous standby loses nothing") {
     pair p;

@@ -299,7 +299,8 @@ TEST_CASE("the database is named by URL, file or libpq's variables") {
             {"postgresql://u:hush@h/d?sslmode=bogus", {"'sslmode'", "'bogus'", "verify-full"}},
             {"host=h password=hush gssencmode=yes", {"'gssencmode'", "'yes'", "prefer"}},
             {"postgresql://u:hush@h/d?channel_binding=on", {"'channel_binding'", "require"}},
-            {"postgresql://u:hush@h/d?target_session_attrs=rw", {"'rw'", "read-write, read-only"}},
+            {"postgresql://u:hush@h/d?target_session_attrs=rw", {"'rw'", "read-write, primary"}},
+            {"postgresql://u:hush@h/d?target_session_attrs=prefer-standby", {"'prefer-standby'"}},
             {"postgresql://u:hush@h/d?connect_timeout=5s", {"connect_timeout", "whole number"}},
             {"postgresql://u:hush@h/d?keepalives_idle=x", {"keepalives_idle", "whole number"}},
             {"postgresql://u:hush@h:99999/d", {"99999", "1 to 65535"}},
@@ -333,7 +334,7 @@ TEST_CASE("the database is named by URL, file or libpq's variables") {
         for (auto const* url :
              {"postgresql://g,h:5433/d", "host=g,h port=,5433", "host=h port=' 5432 '",
               "postgresql://h/d?sslmode=verify-ca&channel_binding=prefer&gssencmode=disable",
-              "postgresql://h/d?target_session_attrs=prefer-standby&connect_timeout=-1",
+              "postgresql://h/d?target_session_attrs=primary&connect_timeout=-1",
               "host=h keepalives=0 tcp_user_timeout=0", "host=g,h port=5433",
               "host=g,h hostaddr=::1,::2 port=1,2", "hostaddr=::1,::2 port=1,2", "host= port=1"}) {
             source.environment = {{"DATABASE_URL", url}};
