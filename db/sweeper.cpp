@@ -54,10 +54,6 @@ void sweeper::run() {
 // A round picks at random from what there is to do, so that smaller ones get past an agent to which
 // nothing can be done.
 milliseconds sweeper::after_failure(call_failure const& e, int& limit) const {
-    if (e.is_lock_timeout()) {
-        spdlog::debug("sweep failed: somebody holds a table");
-        return options_.timings.sweep / 5;
-    }
     // Once, and not for every smaller round.
     bool const news = limit == agents_a_round && e.kind() != fault::connection;
     spdlog::log(news ? spdlog::level::warn : spdlog::level::debug,
