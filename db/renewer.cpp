@@ -176,7 +176,7 @@ void renewer::run() {
             send(std::move(batch), false, tick && may_tick());
         }
         if (tick) {
-            retry_held();
+            retry_held(next_tick);
         }
     }
     say_goodbye();
@@ -263,6 +263,10 @@ bool renewer::send(renewals batch, bool skip_locked, bool tick) {
             put_off(std::move(batch), e);
             return !tick || send({}, true, true);
         }
+        if (e.may_be_of_one() && !batch.empty()) {
+            put_off(std::move(batch), e); // ticks go on without them, on the next session
+            return false;
+        }
         if (!e.is_lock_timeout()) {
             give_back(std::move(batch));
             return false;
@@ -296,6 +300,9 @@ bool renewer::send_parts(renewals batch, bool skip_locked, bool tick) {
             part.insert(part.end(), batch.extract(batch.begin()));
         }
         prompt = send(std::move(part), skip_locked, tick && batch.empty());
+    }
+    if (tick && !batch.empty()) {
+        send({}, true, true); // it would have gone with the last part
     }
     give_back(std::move(batch));
     return prompt;
@@ -405,9 +412,9 @@ void renewer::hold(renewals batch) {
 }
 
 // After every tick, without waiting for any of them. They stay in held_ while they are asked, and
-// so are vouched for, until the answer is there. The first call that fails slowly ends the round:
-// lease time is not to stand still for the sake of a few rows.
-void renewer::retry_held() {
+// so are vouched for, until the answer is there. The first call that fails slowly ends the round,
+// and so does the next tick: lease time is not to stand still for the sake of a few rows.
+void renewer::retry_held(time_point next_tick) {
     std::map<std::size_t, renewals, std::greater<>> due; // by company: the few suspects come last
     {
         std::lock_guard const lock{mutex_};
@@ -421,6 +428,9 @@ void renewer::retry_held() {
     }
     for (auto& [company, companions] : due) {
         while (!companions.empty()) {
+            if (steady_clock::now() >= next_tick) {
+                return;
+            }
             renewals batch;
             {
                 std::lock_guard const lock{mutex_};

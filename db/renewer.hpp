@@ -62,7 +62,7 @@ private:
     void put_off(renewals batch, call_failure const& e);
     void give_back(renewals batch);
     void hold(renewals batch);
-    void retry_held();
+    void retry_held(time_point next_tick);
     void say_goodbye();
     std::string vouches() const;
 

@@ -190,6 +190,41 @@ TEST_CASE("P9: an agent whose calls take too long delays the others once, and th
     CHECK(w.rows() == 63);
 }
 
+TEST_CASE("P9: a trigger that waits, or that is broken, delays its agent only", "[db][fault]") {
+    world w;
+    sql_session holder{w.conninfo};
+    holder.query("SELECT pg_advisory_lock(42)");
+    auto const action =
+        GENERATE("PERFORM pg_advisory_xact_lock(42)", "PERFORM no_such_function()");
+    node a{w.conninfo};
+    REQUIRE(a.is_up());
+    w.add_trigger("INSERT", "NEW.agent_id = 3", action);
+    // 3 and 5 share a lane.
+    std::vector<std::uint64_t> stuck{a.acquire(3, a.token())};
+    for (int i = 0; i < 30; ++i) {
+        stuck.push_back(a.acquire(3, a.token()));
+        REQUIRE(a.got(a.acquire(5, a.token()), lease_outcome::acquired));
+    }
+    // In one batch of the busy lane, where an agent that is held for a moment sends them.
+    std::vector<std::uint64_t> good;
+    holding_agents(w, a, "3, 5, 7", [&] {
+        for (int i = 0; i < 100; ++i) {
+            (i % 4 == 0 ? stuck : good)
+                .push_back(a.acquire(i % 4 == 0 ? 3 : 5 + i % 2 * 2, a.token()));
+        }
+    });
+    for (auto const key : good) {
+        REQUIRE(a.got(key, lease_outcome::acquired));
+    }
+    for (auto const key : stuck) {
+        CHECK(a.box.outcomes(key).empty());
+    }
+    w.drop_trigger();
+    for (auto const key : stuck) {
+        CHECK(a.got(key, lease_outcome::acquired, 60s));
+    }
+}
+
 TEST_CASE("P9: a batch in which one agent takes too long: the others follow at once",
           "[db][fault]") {
     world w;
