@@ -29,11 +29,8 @@ byte age[2];                     /* of last_seen_at, in lease time; STALE is as 
 bool flag;                       /* agents.routing_active */
 byte since_tick;                 /* more than JUDGE: lease time stands still */
 byte amnesty;                    /* how much of it is left */
-byte holder;                     /* which transaction has the agent's row lock; 0: none */
-bool judges;                     /* what it read of the clock, once it had the lock */
-#ifdef BUG_FLAG_OUTSIDE_LOCK
-bool seen[12];                   /* by transaction and row: its snapshot from before the lock */
-#endif
+bool begun[3];                   /* transactions under way: each session's one, and the sweep's */
+byte holder;                     /* the one that has the agent's row lock, from 1 up; 0: none */
 
 /* Calls that a broken connection has left behind: they run later, or never. */
 mtype:what stray[2] = nothing;
@@ -72,6 +69,7 @@ byte deaf[2];                    /* heartbeats in which an able node had a sessi
                       (session[i] == abandoning && maybe_done[i]))
 #define is_deaf(i)   (session[i] == live && connected[i] && !row[i])
 #define is_stuck(i)  (stray[i] != nothing && !stray_late[i])
+#define is_quiet     (!begun[0] && !begun[1] && !begun[2])
 #ifdef BUG_NO_FENCE
 #define is_fenced(i) true
 #else
@@ -116,6 +114,60 @@ inline insert(i) {
     refresh(i)
 }
 
+/* ---- Transactions: one function call each; `who` is its place in begun ------------------------ */
+
+/* `judges` and `seen` are the transaction's own: whether the clock lets it reap, and the rows as it
+ * sees them in READ COMMITTED: those committed when it looked, and its own changes. */
+
+#ifdef BUG_NO_LOCK
+#define IS_FREE true
+#else
+#define IS_FREE (holder == 0)
+#endif
+
+#ifdef BUG_WALL_CLOCK
+#define READ_CLOCK judges = true
+#else
+#define READ_CLOCK judges = (amnesty == 0)
+#endif
+
+#define SNAPSHOT seen[0] = row[0]; seen[1] = row[1]
+
+/* The code looks after it has changed rows. Here it looks as early as the lock allows, and what it
+ * changes itself is added to that. */
+#ifdef BUG_SNAPSHOT_BEFORE_LOCK
+#define MAY_BEGIN true
+inline begin(who) {
+    begun[who] = true;
+    SNAPSHOT;
+    IS_FREE -> holder = who + 1;         /* if need be it waits here, and others go on */
+    READ_CLOCK
+}
+#else
+#define MAY_BEGIN IS_FREE
+inline begin(who) {
+    begun[who] = true;
+    holder = who + 1;
+    READ_CLOCK;
+    SNAPSHOT
+}
+#endif
+
+inline change(i, releases, is_late) {
+    if
+    :: releases && row[i] -> bury(i); seen[i] = false
+    :: releases && !row[i]
+#ifdef BUG_NO_NOT_AFTER
+    :: !releases && row[i] -> refresh(i)
+    :: !releases && !row[i] -> insert(i); seen[i] = true
+#else
+    :: !releases && is_late
+    :: !releases && !is_late && row[i] -> refresh(i)
+    :: !releases && !is_late && !row[i] -> insert(i); seen[i] = true
+#endif
+    fi
+}
+
 #ifdef BUG_NEVER_REAPED
 #define is_stale(i) false
 #else
@@ -128,58 +180,22 @@ inline reap(i) {
         /* P3: a client that answers loses its row only when for as long as a lease lasts, less the
          * heartbeat in which it was renewed last, somebody could renew and its node could not. */
         assert(!connected[i] || session[i] != live || away[i] >= STALE - 1);
-        bury(i)
+        bury(i);
+        seen[i] = false
     :: else
     fi
 }
 
-/* ---- Transactions: one function call each; `who` is 1 and up ---------------------------------- */
-
-#ifdef BUG_WALL_CLOCK
-#define READ_CLOCK judges = true
-#else
-#define READ_CLOCK judges = (amnesty == 0)
-#endif
-
-#ifdef BUG_FLAG_OUTSIDE_LOCK
-#define IS_FREE true
-#define SNAPSHOT(who) seen[who * 2] = row[0]; seen[who * 2 + 1] = row[1]
-#define SET_FLAG(who, mine) \
-    flag = ((mine == 0 -> row[0] : seen[who * 2]) || (mine == 1 -> row[1] : seen[who * 2 + 1])); \
-    seen[who * 2] = false; seen[who * 2 + 1] = false
-#else
-#define IS_FREE (holder == 0)
-#define SNAPSHOT(who) skip
-#define SET_FLAG(who, mine) flag = (row[0] || row[1])
-#endif
-
-inline begin(who) {
-    holder = who;
-    READ_CLOCK;
-    SNAPSHOT(who)
-}
-
-inline change(i, releases, is_late) {
-    if
-    :: releases && row[i] -> bury(i)
-    :: releases && !row[i]
-#ifdef BUG_NO_NOT_AFTER
-    :: !releases && row[i] -> refresh(i)
-    :: !releases && !row[i] -> insert(i)
-#else
-    :: !releases && is_late
-    :: !releases && !is_late && row[i] -> refresh(i)
-    :: !releases && !is_late && !row[i] -> insert(i)
-#endif
-    fi
-}
-
-inline commit(who, mine) {
+/* The flag is decided by what was seen, with the lock or without. P1: it is what there is. */
+inline commit(who) {
     reap(0);
     reap(1);
-    SET_FLAG(who, mine);
+    flag = (seen[0] || seen[1]);
     assert(flag == (row[0] || row[1]));  /* P1 */
+    seen[0] = false;
+    seen[1] = false;
     judges = false;
+    begun[who] = false;
     holder = 0
 }
 
@@ -210,23 +226,23 @@ inline hear(i) {
 }
 
 proctype transitions(byte i) {
-    bool releases;
+    bool releases, judges, seen[2];
 end:
     do
-    :: atomic { lane[i] == asked && IS_FREE -> begin(1 + i) };
+    :: atomic { lane[i] == asked && MAY_BEGIN -> begin(i) };
        d_step {
            change(i, lane_releases[i], false);
-           commit(1 + i, i);
+           commit(i);
            lane[i] = done;
            if
            :: able(i) -> hear(i)
            :: else               /* it waits in a socket */
            fi
        }
-    :: atomic { stray[i] != nothing && IS_FREE -> begin(3 + i); releases = (stray[i] == release) };
+    :: atomic { stray[i] != nothing && MAY_BEGIN -> begin(i); releases = (stray[i] == release) };
        d_step {
            change(i, releases, stray_late[i]);
-           commit(3 + i, i);
+           commit(i);
            forget_stray(i);
            releases = false
        }
@@ -234,10 +250,11 @@ end:
 }
 
 proctype sweep() {
+    bool judges, seen[2];
 end:
     do
-    :: atomic { !swept && (able(0) || able(1)) && IS_FREE -> begin(5) };
-       d_step { commit(5, 2); swept = true }
+    :: atomic { !swept && (able(0) || able(1)) && MAY_BEGIN -> begin(2) };
+       d_step { commit(2); swept = true }
     od
 }
 
@@ -267,7 +284,7 @@ end:
            fi
        }
     /* A new session with the database ends the old one's backend, or waits until it is late. */
-    :: d_step { able(i) && stray[i] != nothing && lane[i] == idle && IS_FREE -> forget_stray(i) }
+    :: d_step { able(i) && stray[i] != nothing && lane[i] == idle && !begun[i] -> forget_stray(i) }
     :: d_step {
            able(i) && lane[i] == idle && has_work(i) && is_fenced(i) ->
            if
@@ -280,7 +297,7 @@ end:
     :: d_step { able(i) && lane[i] == done -> hear(i) }
     /* The connection breaks. What was sent has run, or will run, or never will: nobody knows. */
     :: atomic {
-           node[i] != dead && !linked[i] && lane[i] != idle && holder != 1 + i && holder != 3 + i ->
+           node[i] != dead && !linked[i] && lane[i] != idle && !begun[i] ->
            if
            :: lane[i] == asked -> stray[i] = (lane_releases[i] -> release : acquire);
                                   stray_late[i] = false
@@ -367,11 +384,11 @@ end:
     do
     :: atomic { FAULT(able(0)); linked[0] = false; lose(0) }
     :: atomic { FAULT(able(0)); node[0] = frozen; lose(0) }
-    :: atomic { FAULT(node[0] != dead && holder != 1 && holder != 3); lose(0); kill(0) }
+    :: atomic { FAULT(node[0] != dead && !begun[0]); lose(0); kill(0) }
     :: atomic { FAULT(able(0) && able(1)); linked[0] = false; linked[1] = false; lose(0); lose(1) }
     :: atomic { FAULT(able(1)); linked[1] = false; lose(1) }
     :: atomic { FAULT(able(1)); node[1] = frozen; lose(1) }
-    :: d_step { FAULT(row[0] && IS_FREE); bury(0) }       /* by hand: the flag is not touched */
+    :: d_step { FAULT(row[0] && is_quiet); bury(0) }      /* by hand: the flag is not touched */
     od
 }
 
@@ -423,7 +440,7 @@ proctype clock() {
 end:
     do
     :: d_step {
-           holder == 0 && in_time(0) && in_time(1) && (swept || !(was_able(0) || was_able(1))) ->
+           is_quiet && in_time(0) && in_time(1) && (swept || !(was_able(0) || was_able(1))) ->
            pass(0);
            pass(1);
            ticked = false;
