@@ -32,6 +32,7 @@ import argparse
 import bisect
 import collections
 import datetime
+import gc
 import itertools
 import json
 import sys
@@ -89,6 +90,11 @@ class Spans:
         a, b = self.spans[i - 1]
         return self.sums[i - 1] + min(t, b) - a
 
+    def part(self, a, b):
+        """Those that have a part in [a, b]."""
+        i = max(bisect.bisect_right(self.starts, a) - 1, 0)
+        return Spans(map(tuple, self.spans[i:bisect.bisect_right(self.starts, b)]))
+
     def __or__(self, other):
         return Spans([*map(tuple, self.spans), *map(tuple, other.spans)])
 
@@ -126,11 +132,11 @@ def touches(many, a, b):
 
 class Session:
     __slots__ = ("s", "n", "p", "k", "t", "boot", "welcome", "refused", "disconnect", "closed",
-                 "by_client", "mutes", "gaps", "subs", "ended_at", "ended_how")
+                 "by_client", "mutes", "gaps", "subs", "ended_at", "ended_how", "silent", "troubled")
 
     def __init__(self, e):
         self.s, self.n, self.p, self.k, self.t = e["s"], e["n"], e["p"], e.get("k", 0), e["t"]
-        self.boot = None
+        self.boot = self.silent = self.troubled = None
         self.welcome = self.refused = self.disconnect = self.closed = self.by_client = None
         self.mutes, self.gaps, self.subs = [], [], []
         self.ended_at = self.ended_how = None
@@ -381,6 +387,7 @@ class Judge:
         touched = set()
         for token in e.get("gone", ()):
             row = self.live.pop(token)
+            row.last = self.snap_starts[-2]
             row.gone = (row.last, e["t1"])
             row.gone_db, row.absent = now, e["t"]
             self.rows_of[row.a] -= 1
@@ -408,8 +415,6 @@ class Judge:
                 self.check_clock(e, now, float(ticked), "presence_clock.ticked_at")
             if swept:
                 self.check_clock(e, now, float(swept), "nodes.swept_at")
-        for row in self.live.values():
-            row.last = e["t"]
         for agent in touched:
             self.compare(e, agent)
         self.snap_t1 = e["t1"]
@@ -491,6 +496,8 @@ class Judge:
 
     def settle(self):
         """Everything has been read: works out who was disturbed when."""
+        for row in self.live.values():
+            row.last = self.snap_starts[-1]
         for row in getattr(self, "early", []):
             if row.u in self.subs:
                 self.assign(row, self.subs[row.u])
@@ -615,13 +622,22 @@ class Judge:
             self.quiet[key] = self.frozen.get(session.p, NOTHING) | self.hole[session.n]
         if not session.mutes:
             return self.quiet[key]
-        ping = self.timings["ping"]
-        return self.quiet[key] | Spans((a + ping, b) for a, b in session.mutes if b > a + ping)
+        if session.silent is None:
+            ping = self.timings["ping"]
+            session.silent = self.quiet[key].part(*self.life(session)) | Spans(
+                (a + ping, b) for a, b in session.mutes if b > a + ping)
+        return session.silent
 
-    def silences(self, session):
+    def life(self, session):
+        """From a minute before until a minute after all that there was of it."""
+        ends = [row.last for u in session.subs for row in self.subs[u].rows]
+        ends.append(session.ended_at if session.ended_at is not None else self.snap_t1)
+        return session.t - 60, max(ends) + 60
+
+    def silences(self, session, since, until):
         """The same, apart where a hole ended: what was sent into it arrives then."""
         ends = [b for _, b in self.hole[session.n].spans]
-        for a, b in self.silence(session).spans:
+        for a, b in self.silence(session).part(since, until).spans:
             for end in ends[bisect.bisect_right(ends, a):bisect.bisect_left(ends, b)]:
                 yield a, end
                 a = end
@@ -635,7 +651,10 @@ class Judge:
                 (a, b + 0.3) for a, b in self.frozen.get(session.p, NOTHING).spans)
         if not session.mutes:
             return self.uneasy[key]
-        return self.uneasy[key] | Spans((a, b + 0.3) for a, b in session.mutes)
+        if session.troubled is None:
+            session.troubled = self.uneasy[key].part(*self.life(session)) | Spans(
+                (a, b + 0.3) for a, b in session.mutes)
+        return session.troubled
 
     def stalled(self, who, a, b):
         """A stall that several of them have seen is one stall."""
@@ -650,36 +669,34 @@ class Judge:
     def everybody(self):
         return ("driver", "db", *(f"n{i}" for i in range(self.nodes)))
 
-    def deadline(self, since, need, disturbed, who):
-        """When a bound that counts from `since` has run out: (bare, with the machine's stalls).
-
-        `disturbed` are any number of Spans."""
-        def finish(start, stalls):
-            t = start
-            for _ in range(10_000):
-                end = t + need
-                if stalls:
-                    for _ in range(20):
-                        longer = t + need + self.stalled(who, t, end)
-                        if longer <= end:
-                            break
-                        end = longer
-                before = t
-                for spans in disturbed:
-                    hit = spans.first_touching(t, end)
-                    if hit is not None:
-                        t = max(t, hit[1])
-                if t == before or t == float("inf"):
-                    return end if t == before else t
-            return float("inf")
-        return finish(since, False), finish(since, True)
+    def deadline(self, since, need, disturbed, who=None):
+        """When a bound that counts from `since` has run out, with the machine's stalls if it is
+        said `who` may have had them. `disturbed` are any number of Spans."""
+        t = since
+        for _ in range(10_000):
+            end = t + need
+            if who is not None:
+                for _ in range(20):
+                    longer = t + need + self.stalled(who, t, end)
+                    if longer <= end:
+                        break
+                    end = longer
+            before = t
+            for spans in disturbed:
+                hit = spans.first_touching(t, end)
+                if hit is not None:
+                    t = max(t, hit[1])
+            if t == before or t == float("inf"):
+                return end if t == before else t
+        return float("inf")
 
     def hold(self, promise, what, seen_at, since, need, disturbed, who, text):
         """Blames what was still so at `seen_at`, unless it was allowed to be."""
         self.judged[what] += 1
-        bare, late = self.deadline(since, need, disturbed, who)
+        bare = self.deadline(since, need, disturbed)
         if seen_at <= bare:
             return True
+        late = self.deadline(since, need, disturbed, who)
         if seen_at <= late:
             self.slack_used.append((seen_at - bare, f"{what}: {text}"))
             return True
@@ -715,10 +732,11 @@ class Judge:
             excused = False
             for t in causes:
                 disturbed = (self.global_outage, self.locks_on(agent))
-                bare, late = self.deadline(t, self.timings["sweep"] + SWEEP_GRACE, disturbed,
-                                           self.everybody())
+                need = self.timings["sweep"] + SWEEP_GRACE
+                late = self.deadline(t, need, disturbed, self.everybody())
                 if last <= late:
                     excused = True
+                    bare = self.deadline(t, need, disturbed)
                     if last > bare:
                         self.slack_used.append((last - bare, text))
                     break
@@ -855,18 +873,20 @@ class Judge:
                                   min(row.renewed, ended + self.timings["heartbeat"]))
             ways.append((lapses_from, lapse, outage, self.everybody()))
         silent_need = self.timings["peer_timeout"] + PROMPT
-        for a, b in self.silences(session):
+        for a, b in self.silences(session, row.first[1], row.last):
             # It has to happen within the silence; afterwards the client is back.
             a = max(a, row.first[1])
             if b - a > silent_need:
-                due = self.deadline(a, silent_need, own, self.who(session))
-                if due[1] < b:
+                if self.deadline(a, silent_need, own, self.who(session)) < b:
                     self.hold("P2", "silent clients", min(row.last, b), a, silent_need, own,
                               self.who(session), text + f" is there although nothing was "
                               f"heard of it from {a:.3f} to {b:.3f}")
         if ended is None:
             return
-        best = min(ways, key=lambda w: self.deadline(*w)[1])
+        if all(row.last <= self.deadline(*way[:3]) for way in ways):
+            best = ways[0]  # nearly always, and cheaper than to look for it
+        else:
+            best = min(ways, key=lambda way: self.deadline(*way))
         self.hold("P2", "rows of ended sessions", row.last, *best, text)
 
     def judge_removal(self, sub, session, row, ended):
@@ -1094,6 +1114,7 @@ def main():
                         help="print the seconds until the first violation, and no more")
     options = parser.parse_args()
     judge = Judge()
+    gc.disable()  # millions of objects, and none of them garbage
     with open(options.history, encoding="utf-8") as lines:
         for line in lines:
             judge.feed(json.loads(line))
