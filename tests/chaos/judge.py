@@ -545,6 +545,7 @@ class Judge:
         self.cuts = {n: sorted(f["from"] for f in self.faults if f["target"] == n
                                and f["kind"] in ("door_cut", "door_refused"))
                      for n in range(self.nodes)}
+        self.partings = {n: sorted(self.cuts[n] + self.restart_ok[n]) for n in range(self.nodes)}
         self.agent_locks = collections.defaultdict(list)
         self.row_locks = collections.defaultdict(list)
         for f in self.faults:
@@ -915,11 +916,11 @@ class Judge:
             # The verdict on it came first, and its client heard of it later.
             if session.ended_at is not None and session.ended_at - after < 15:
                 return  # judge_session asks whether it was right
-        for f in self.faults:
-            # A connection that was cut, and whose end has not been heard of yet.
-            if (f["kind"] in ("door_cut", "door_refused", "node_drained")
-                    and f["target"] == session.n and before - 6 <= f["from"] <= after):
-                return
+        # It was there when all of its node were cut or sent away, and has not heard of that yet.
+        partings = self.partings[session.n]
+        i = bisect.bisect_left(partings, max(before - 6, session.t))
+        if i < len(partings) and partings[i] <= after:
+            return
         stale_after = self.timings["stale_after"]
         if unheard.touches(before - 1, after) and any(
                 before - TOKEN_LIMIT - 5 <= t <= after for t in self.revoked[session.k]):

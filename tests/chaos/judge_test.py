@@ -515,6 +515,18 @@ class Promises(unittest.TestCase):
         h.run(5)
         self.assertEqual(h.broken(), ["P3"])
 
+    def test_p3_a_drain_explains_nothing_of_sessions_that_came_after_it(self):
+        for since, verdict in ((3.0, []), (0.5, ["P3"])):
+            h = self.good()
+            h.fault("node_drained", since, since + 0.2)
+            h.fault("door_hole_down", 2.95, 5.0)
+            h.run(3.1)
+            h.drop("tok")
+            h.run(5.5)
+            h.at(5.5, "kill", s="1.1")
+            h.run(7)
+            self.assertEqual(h.broken(), verdict, since)
+
     # P4
 
     def test_p4_a_row_comes_back(self):
