@@ -48,6 +48,7 @@ RECOVERY = {
 PROMPT = 1.0          # what ends in front of a node is off within this
 SWEEP_GRACE = 0.25    # for the sweep's own work, and for where its rounds fall
 TOKEN_LIMIT = 30.0
+NO_PONG_MARGIN = 0.1  # for the server's timers, and for what was on its way
 
 HOLES = {"door_hole", "door_hole_up"}  # nothing reaches the node, nobody is told
 
@@ -132,11 +133,12 @@ def touches(many, a, b):
 
 class Session:
     __slots__ = ("s", "n", "p", "k", "t", "boot", "welcome", "refused", "disconnect", "closed",
-                 "by_client", "mutes", "gaps", "subs", "ended_at", "ended_how", "silent", "troubled")
+                 "by_client", "mutes", "gaps", "subs", "ended_at", "ended_how", "silent", "troubled",
+                 "unheard")
 
     def __init__(self, e):
         self.s, self.n, self.p, self.k, self.t = e["s"], e["n"], e["p"], e.get("k", 0), e["t"]
-        self.boot = self.silent = self.troubled = None
+        self.boot = self.silent = self.troubled = self.unheard = None
         self.welcome = self.refused = self.disconnect = self.closed = self.by_client = None
         self.mutes, self.gaps, self.subs = [], [], []
         self.ended_at = self.ended_how = None
@@ -516,6 +518,7 @@ class Judge:
         hang_up = self.spans_of({"hang_up"}, None, RECOVERY["wire"])
         end = float("inf")
         self.wire, self.door, self.hole, self.sick, self.sick_itself = {}, {}, {}, {}, {}
+        self.any_hole, self.mute_for_node = {}, {}
         self.frozen_node, self.cut_off, self.draining, self.quiet, self.uneasy = {}, {}, {}, {}, {}
         self.unable = None
         self.unable_itself = None
@@ -523,6 +526,7 @@ class Judge:
             self.wire[n] = self.spans_of(of("wire_"), n, RECOVERY["wire"]) | hang_up
             self.door[n] = self.spans_of(of("door_"), n, RECOVERY["door"])
             self.hole[n] = self.spans_of(HOLES, n)
+            self.any_hole[n] = self.spans_of(of("door_hole"), n)
             self.frozen_node[n] = self.spans_of({"node_frozen"}, n)
             self.sick[n] = self.spans_of({"node_frozen"}, n, RECOVERY["node"]) | self.wire[n]
             self.cut_off[n] = self.sick[n] | self.database | self.table
@@ -656,6 +660,27 @@ class Judge:
             session.troubled = self.uneasy[key].part(*self.life(session)) | Spans(
                 (a, b + 0.3) for a, b in session.mutes)
         return session.troubled
+
+    def unheard(self, session):
+        """When its answers may not have arrived. What a door delays arrives."""
+        key = (session.p, session.n)
+        if key not in self.mute_for_node:
+            self.mute_for_node[key] = self.any_hole[session.n] | self.frozen.get(session.p, NOTHING)
+        if not session.mutes:
+            return self.mute_for_node[key]
+        if session.unheard is None:
+            session.unheard = self.mute_for_node[key].part(*self.life(session)) | Spans(
+                map(tuple, session.mutes))
+        return session.unheard
+
+    def longest_unheard(self, session, a, b):
+        """At one stretch: after each, its client answers what has piled up."""
+        return max((min(b, to) - max(a, since)
+                    for since, to in self.unheard(session).part(a, b).spans), default=0.0)
+
+    def no_pong_needs(self):
+        """It was last heard up to a native ping before, which is a third of the time-out."""
+        return self.timings["peer_timeout"] * 2 / 3 - NO_PONG_MARGIN
 
     def stalled(self, who, a, b):
         """A stall that several of them have seen is one stall."""
@@ -928,10 +953,10 @@ class Judge:
         age = row.gone_db - row.last_seen
         a = after - max(age, stale_after + 0.5)
         slack = self.stalled((f"n{session.n}", f"p{session.p}", "driver"), a, after)
-        if unheard.covered(a, after) + min(slack, 0.5) >= 1.0:
+        if self.longest_unheard(session, a, after) + min(slack, 0.5) >= self.no_pong_needs():
             return  # the node may have given it up
         alone = (self.sick_itself[session.n] | self.away(session)).minus(self.common)
-        impaired = alone.covered(a, after) + unheard.covered(a, after)
+        impaired = alone.covered(a, after) + self.unheard(session).covered(a, after)
         if impaired < 1.0:
             if impaired + slack >= 1.0:
                 self.slack_used.append((1.0 - impaired, text))

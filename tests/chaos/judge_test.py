@@ -527,6 +527,33 @@ class Promises(unittest.TestCase):
             h.run(7)
             self.assertEqual(h.broken(), verdict, since)
 
+    def test_p3_a_row_goes_for_silence_that_is_too_short(self):
+        for since, verdict in ((1.05, []), (1.4, ["P3"])):
+            h = History()
+            h.run(1)
+            h.subscribe()
+            h.at(since, "mute", s="1.1")
+            h.run(3.0)
+            h.drop("tok")
+            h.at(3.1, "unmute", s="1.1")
+            h.run(3.5)
+            h.at(3.5, "kill", s="1.1")
+            h.run(5)
+            self.assertEqual(h.broken(), verdict, since)
+
+    def test_p3_what_a_door_delays_is_no_silence(self):
+        for kind, verdict in (("door_hole_up", []), ("door_delay", ["P3"])):
+            h = History()
+            h.run(1)
+            h.subscribe()
+            h.fault(kind, 1.05, 3.2)
+            h.run(3.0)
+            h.drop("tok")
+            h.run(3.5)
+            h.at(3.5, "kill", s="1.1")
+            h.run(5)
+            self.assertEqual(h.broken(), verdict, kind)
+
     # P4
 
     def test_p4_a_row_comes_back(self):
