@@ -938,8 +938,10 @@ class Judge:
                 for u in session.subs if u != sub.u):
             return
         if ended is not None and session.ended_how not in ("client", "cut", "lease_lost"):
-            # The verdict on it came first, and its client heard of it later.
-            if session.ended_at is not None and session.ended_at - after < 15:
+            # The verdict on it came first, and its client heard of it later, as soon as it could.
+            if session.ended_at <= self.deadline(after, PROMPT,
+                                                 (self.trouble(session), self.silence(session)),
+                                                 self.who(session)):
                 return  # judge_session asks whether it was right
         # It was there when all of its node were cut or sent away, and has not heard of that yet.
         partings = self.partings[session.n]

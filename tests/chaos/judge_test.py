@@ -554,6 +554,18 @@ class Promises(unittest.TestCase):
             h.run(5)
             self.assertEqual(h.broken(), verdict, kind)
 
+    def test_p3_who_is_told_late_could_not_be_told_before(self):
+        for told, hole, verdict in ((3.7, False, []), (5.0, False, ["P3"]), (5.0, True, [])):
+            h = self.good()
+            h.at(2.0, "revoked", k=0)
+            h.drop("tok")
+            if hole:
+                h.fault("door_hole_down", 3.3, 4.9)
+            h.run(told)
+            h.at(told, "disconnect", s="1.1", reason="token_expired", reconnect=False)
+            h.run(told + 1)
+            self.assertEqual(h.broken(), verdict, (told, hole))
+
     # P4
 
     def test_p4_a_row_comes_back(self):
