@@ -1014,8 +1014,10 @@ class Judge:
         restart = any(a - 0.001 <= t <= a + 12 for a in self.restart_ok[session.n])
         self.judged["ends by the server"] += 1
         if how == "no_pong":
-            if silence.covered(t - peer - 1.5, t) + slack < peer / 2:
-                self.blame("P3", t, f"{text} answered, and was ended as silent")
+            silent = self.longest_unheard(session, t - peer - 1.5, t)
+            if silent + slack < self.no_pong_needs():
+                self.blame("P3", t, f"{text} answered, and was ended as silent (for {silent:.2f} s "
+                                    f"nothing may have been heard of it, stalls {slack:.2f} s)")
         elif how == "lease_lost":
             gone = [u for u in session.subs if u in self.deleted_u or
                     any(r.gone is not None and r.gone[0] <= t for r in self.subs[u].rows)]

@@ -566,6 +566,19 @@ class Promises(unittest.TestCase):
             h.run(told + 1)
             self.assertEqual(h.broken(), verdict, (told, hole))
 
+    def test_p3_a_client_is_called_silent_too_soon(self):
+        for since, verdict in ((1.05, []), (1.4, ["P3"])):
+            h = History()
+            h.run(1)
+            h.subscribe()
+            h.at(since, "frozen", p=1)
+            h.run(3)
+            h.drop("tok")
+            h.at(3.05, "thawed", p=1)
+            h.at(3.06, "disconnect", s="1.1", reason="no_pong", reconnect=True)
+            h.run(5)
+            self.assertEqual(h.broken(), verdict, since)
+
     # P4
 
     def test_p4_a_row_comes_back(self):
