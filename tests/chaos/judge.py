@@ -49,6 +49,8 @@ PROMPT = 1.0          # what ends in front of a node is off within this
 SWEEP_GRACE = 0.25    # for the sweep's own work, and for where its rounds fall
 TOKEN_LIMIT = 30.0
 NO_PONG_MARGIN = 0.1  # for the server's timers, and for what was on its way
+UNREACHABLE_LIMIT = 12.0  # stage.cpp sets it
+SUBSCRIBE_LIMIT = 8.0     # server/cable_connection.cpp
 
 HOLES = {"door_hole", "door_hole_up"}  # nothing reaches the node, nobody is told
 
@@ -1031,9 +1033,7 @@ class Judge:
             if not any(a <= t for a in self.revoked[session.k]):
                 self.blame("P3", t, f"{text} was told {how} with a good token")
         elif how == "unavailable":
-            locked = any(self.locks_on(self.subs[u].a).touches(t - 14, t) for u in session.subs)
-            if not sick.touches(t - 14, t) and not locked:
-                self.blame("P3", t, f"{text} was told unavailable while its database was there")
+            self.judge_unavailable(session, text)
         elif how == "too_slow":
             if silence.covered(t - 20, t) < 1:
                 self.blame("P3", t, f"{text} was cut off as too slow")
@@ -1059,6 +1059,29 @@ class Judge:
             self.blame("wire", t, f"{text} was told {how}")
         self.judge_gaps(session, silence)
         self.judge_token(session)
+
+    def judge_unavailable(self, session, text):
+        """P3: who holds something is sent away only by a node that has been cut off for long, and
+        who only waits, once he has waited for long."""
+        t = session.ended_at
+        open_subs = [self.subs[u] for u in session.subs if self.subs[u].unsubscribed is None
+                     or self.subs[u].unsubscribed > t]
+        slack = self.stalled(self.who(session), t - UNREACHABLE_LIMIT, t)
+        sick = self.cut_off[session.n]
+        if sick.covered(t - UNREACHABLE_LIMIT, t) + slack >= UNREACHABLE_LIMIT - 0.5:
+            return
+        if any(sub.confirmed is not None for sub in open_subs):
+            self.blame("P3", t, f"{text}, which holds a subscription, was told unavailable, and of "
+                                f"the last {UNREACHABLE_LIMIT:.0f} s its node was cut off for "
+                                f"{sick.covered(t - UNREACHABLE_LIMIT, t):.2f} s only (stalls "
+                                f"{slack:.2f} s)")
+            return
+        for sub in open_subs:
+            stuck = (sick | self.locks_on(sub.a)).covered(sub.t, t)
+            if stuck + slack >= SUBSCRIBE_LIMIT - PROMPT:
+                return
+        self.blame("P3", t, f"{text} was told unavailable, and nothing it waits for was in trouble "
+                            f"for {SUBSCRIBE_LIMIT:.0f} s (stalls {slack:.2f} s)")
 
     def judge_gaps(self, session, silence):
         """P9: pings go on whatever is stuck elsewhere."""

@@ -579,6 +579,32 @@ class Promises(unittest.TestCase):
             h.run(5)
             self.assertEqual(h.broken(), verdict, since)
 
+    def test_p3_who_holds_a_subscription_is_sent_away_too_soon(self):
+        for until, verdict in ((15.5, []), (8.1, ["P3"])):
+            h = History(nodes=2)
+            h.run(1)
+            h.subscribe()
+            h.run(3)
+            h.fault("wire_hole", 3.0, until)
+            h.run(7.8, renew=False)
+            h.drop("tok")
+            h.run(until)
+            h.at(until, "disconnect", s="1.1", reason="unavailable", reconnect=True)
+            h.run(17)
+            self.assertEqual(h.broken(), verdict, until)
+
+    def test_p3_who_waits_for_its_first_row_is_sent_away_too_soon(self):
+        for told, verdict in ((9.2, []), (5.0, ["P3"])):
+            h = History()
+            h.run(1)
+            h.connect()
+            h.at(1.1, "subscribe", s="1.1", u="1.1", a=AGENT)
+            h.fault("agents_locked", 1.05, 9.5, what=[str(AGENT)])
+            h.run(told)
+            h.at(told, "disconnect", s="1.1", reason="unavailable", reconnect=True)
+            h.run(10)
+            self.assertEqual(h.broken(), verdict, told)
+
     # P4
 
     def test_p4_a_row_comes_back(self):
