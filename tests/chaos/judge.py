@@ -1051,8 +1051,7 @@ class Judge:
             dead = session.boot["dead"] if session.boot else None
             if not (restart or self.starting(session) or dead is not None and dead <= t + 0.1
                     or self.door[session.n].touches(t - 7, t) or silence.touches(t - 7, t)
-                    or self.frozen_node[session.n].touches(t - 12, t)
-                    or session.closed[1] == 1000):
+                    or self.frozen_node[session.n].touches(t - 12, t)):
                 self.blame("P3", t, f"{text} lost its connection (code {session.closed[1]}) and "
                                     f"nothing was wrong")
         else:

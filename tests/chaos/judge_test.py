@@ -502,11 +502,12 @@ class Promises(unittest.TestCase):
         self.assertNotIn("P3", h.broken())
 
     def test_p3_a_connection_is_lost_for_no_reason(self):
-        h = self.good()
-        h.drop("tok")
-        h.at(3.0, "closed", s="1.1", code=1006)
-        h.run(5)
-        self.assertEqual(h.broken(), ["P3"])
+        for code in (1000, 1006):
+            h = self.good()
+            h.drop("tok")
+            h.at(3.0, "closed", s="1.1", code=code)
+            h.run(5)
+            self.assertEqual(h.broken(), ["P3"], code)
 
     def test_p3_a_client_that_answers_is_called_silent(self):
         h = self.good()
