@@ -320,6 +320,10 @@ class Judge:
         self.counts["refused"] += 1
 
     def on_disconnect(self, e):
+        for_good = e["reason"] in ("unauthorized", "token_expired")
+        if e["reconnect"] == for_good:
+            self.blame("wire", e["t"], f"session {e['s']} was told {e['reason']} and "
+                                       f"{'' if e['reconnect'] else 'not '}to come back")
         if self.session(e).disconnect is None:
             self.session(e).disconnect = (e["t"], e["reason"])
         self.counts["told " + e["reason"]] += 1

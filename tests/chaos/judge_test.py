@@ -756,6 +756,19 @@ class Promises(unittest.TestCase):
             h.run(4 + end)
             self.assertEqual(h.broken(), verdict, end)
 
+    def test_who_is_told_to_come_back(self):
+        for reason, reconnect, verdict in (("server_restart", True, []),
+                                           ("server_restart", False, ["wire"]),
+                                           ("token_expired", False, []),
+                                           ("token_expired", True, ["wire"])):
+            h = self.good()
+            h.at(2.8, "revoked", k=0)
+            h.fault("node_drained", 2.9, 3.5)
+            h.drop("tok")
+            h.at(3.0, "disconnect", s="1.1", reason=reason, reconnect=reconnect)
+            h.run(4)
+            self.assertEqual(h.broken(), verdict, (reason, reconnect))
+
     def test_a_node_that_crashes_is_a_violation(self):
         h = self.good()
         h.at(3.0, "crash", n=0, boot=1, code=134, log="")
