@@ -524,7 +524,7 @@ class Judge:
         hang_up = self.spans_of({"hang_up"}, None, RECOVERY["wire"])
         end = float("inf")
         self.wire, self.door, self.hole, self.sick, self.sick_itself = {}, {}, {}, {}, {}
-        self.any_hole, self.mute_for_node = {}, {}
+        self.any_hole, self.mute_for_node, self.not_ready = {}, {}, {}
         self.frozen_node, self.cut_off, self.draining, self.quiet, self.uneasy = {}, {}, {}, {}, {}
         self.unable = None
         self.unable_itself = None
@@ -547,6 +547,7 @@ class Judge:
                 since = life["dead"] if life["dead"] is not None else end
             if since < end:
                 away.append((since, end))
+            self.not_ready[n] = Spans(away)
             unable = self.sick[n] | Spans(away) | self.draining[n]
             itself = self.sick_itself[n] | Spans(away)
             self.unable = unable if self.unable is None else self.unable & unable
@@ -1007,6 +1008,7 @@ class Judge:
                   f"not told that its row is gone")
 
     def judge_session(self, session):
+        self.judge_connect(session)
         silence = self.trouble(session) | self.silence(session)
         t, how = session.ended_at, session.ended_how
         if t is None or how in ("client", "cut"):
@@ -1085,6 +1087,17 @@ class Judge:
                 return
         self.blame("P3", t, f"{text} was told unavailable, and nothing it waits for was in trouble "
                             f"for {SUBSCRIBE_LIMIT:.0f} s (stalls {slack:.2f} s)")
+
+    def judge_connect(self, session):
+        """P9: who connects is answered, one way or the other."""
+        ends = [session.welcome, session.refused and session.refused[0],
+                session.closed and session.closed[0], session.by_client and session.by_client[0],
+                self.processes.get(session.p, (0, None))[1], self.snap_t1]
+        answered = min(x for x in ends if x is not None)
+        self.hold("P9", "answers to connects", answered, session.t, PROMPT,
+                  (self.cut_off[session.n], self.not_ready[session.n], self.draining[session.n],
+                   self.trouble(session)), self.who(session),
+                  f"session {session.s} on node {session.n} is not answered")
 
     def judge_gaps(self, session, silence):
         """P9: pings go on whatever is stuck elsewhere."""

@@ -133,6 +133,7 @@ class Promises(unittest.TestCase):
         h = History()
         h.run(1)
         h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.005, "welcome", s="1.1")
         h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
         h.put("tok", flag=False)
         h.at(1.03, "confirm", s="1.1", u="1.1")
@@ -202,6 +203,7 @@ class Promises(unittest.TestCase):
         h = History()
         h.run(1)
         h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.005, "welcome", s="1.1")
         h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
         h.at(1.007, "unsubscribe", s="1.1", u="1.1")
         h.put("tok")
@@ -667,6 +669,7 @@ class Promises(unittest.TestCase):
         h = History()
         h.run(1)
         h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.005, "welcome", s="1.1")
         h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
         h.at(1.03, "confirm", s="1.1", u="1.1")
         h.run(1.2)
@@ -679,6 +682,7 @@ class Promises(unittest.TestCase):
         h.run(1)
         h.at(0.5, "revoked", k=0)
         h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.005, "welcome", s="1.1")
         h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
         h.at(1.03, "confirm", s="1.1", u="1.1")
         h.run(1.3)
@@ -704,6 +708,7 @@ class Promises(unittest.TestCase):
         h = History(nodes=2)
         h.run(1)
         h.at(1.001, "connect", s="1.1", c=1, n=0, p=1, k=0)
+        h.at(1.005, "welcome", s="1.1")
         h.at(1.006, "subscribe", s="1.1", u="1.1", a=AGENT)
         h.put("tok", node="n1")
         h.at(1.03, "confirm", s="1.1", u="1.1")
@@ -732,6 +737,7 @@ class Promises(unittest.TestCase):
             h.run(1)
             h.fault("agents_locked", 1.0, 4.0, what=[str(agent)])
             h.at(1.101, "connect", s="1.1", c=1, n=0, p=1, k=0)
+            h.at(1.105, "welcome", s="1.1")
             h.at(1.106, "subscribe", s="1.1", u="1.1", a=AGENT)
             h.run(4.2)
             h.put("tok")
@@ -743,6 +749,26 @@ class Promises(unittest.TestCase):
         h = self.good()
         h.at(3.0, "gap", s="1.1", **{"for": 1.9})
         self.assertEqual(h.broken(), ["P9"])
+
+    def test_p9_who_connects_is_answered(self):
+        for lasts, answer, verdict in ((0.8, "welcome", []), (1.5, "welcome", ["P9"]),
+                                       (2.2, "kill", ["P9"])):
+            h = History()
+            h.at(1.0, "connect", s="1.1", c=1, n=0, p=1, k=0)
+            h.at(1.0 + lasts, answer, s="1.1")
+            h.run(4)
+            h.at(4.0, "close", s="1.1")
+            self.assertEqual(h.broken(), verdict, (lasts, answer))
+
+    def test_p9_who_connects_may_wait_for_the_database_of_its_node(self):
+        for other, verdict in ((0, []), (1, ["P9"])):
+            h = History(nodes=2)
+            h.fault("wire_hole", 0.9, 2.0, target=other)
+            h.at(1.0, "connect", s="1.1", c=1, n=0, p=1, k=0)
+            h.at(2.2, "welcome", s="1.1")
+            h.run(4)
+            h.at(4.0, "close", s="1.1")
+            self.assertEqual(h.broken(), verdict, other)
 
     # Beyond the nine
 
