@@ -94,8 +94,8 @@ private:
     }
     void on(protocol::ping_message const&) {
         auto const now = steady::now();
-        if (auto const gap = now - heard_; gap > 3 * around_.ping) {
-            write("gap", {{"for", std::chrono::duration<double>(gap).count()}});
+        if (now - heard_ > 3 * around_.ping) {
+            note_gap();
         }
         heard_ = now;
     }
@@ -254,6 +254,9 @@ private:
                 return;
             }
             if (since(heard_) >= patience_) {
+                if (client_->is_open()) {
+                    note_gap(); // nobody would miss pings that stop for good
+                }
                 timer_.cancel();
                 end_by_itself("kill");
                 come_back();
@@ -261,6 +264,11 @@ private:
                 watch();
             }
         });
+    }
+
+    void note_gap() {
+        auto const gap = std::chrono::duration<double>(steady::now() - heard_).count();
+        write("gap", {{"for", gap}});
     }
 
     void soon(std::size_t within_ms, void (guest::*what)()) {

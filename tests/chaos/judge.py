@@ -1102,7 +1102,10 @@ class Judge:
     def judge_gaps(self, session, silence):
         """P9: pings go on whatever is stuck elsewhere."""
         for t, gap in session.gaps:
-            self.hold("P9", "gaps between pings", t, t - gap, 2 * self.timings["ping"] + PROMPT,
+            if session.welcome is None:
+                continue  # judge_connect asks how long it waited
+            ended = t if session.ended_at is None else min(t, session.ended_at)
+            self.hold("P9", "gaps between pings", ended, t - gap, 2 * self.timings["ping"] + PROMPT,
                       (silence, self.frozen_node[session.n], self.away(session)),
                       self.who(session), f"session {session.s} on node {session.n} got no ping")
 

@@ -750,6 +750,32 @@ class Promises(unittest.TestCase):
         h.at(3.0, "gap", s="1.1", **{"for": 1.9})
         self.assertEqual(h.broken(), ["P9"])
 
+    def test_p9_who_is_not_welcome_yet_is_sent_no_pings(self):
+        for welcome, verdict in ((False, []), (True, ["P9"])):
+            h = History(nodes=2)
+            h.fault("wire_hole", 0.9, 4.0)
+            h.at(1.0, "connect", s="1.1", c=1, n=0, p=1, k=0)
+            if welcome:
+                h.at(1.01, "welcome", s="1.1")
+            h.at(3.3, "gap", s="1.1", **{"for": 2.3})
+            h.at(3.3, "kill", s="1.1")
+            h.run(5)
+            self.assertEqual(h.broken(), verdict, welcome)
+
+    def test_p9_pings_stop_for_good(self):
+        for told, verdict in ((False, ["P9"]), (True, [])):
+            h = self.good()
+            if told:
+                h.fault("node_drained", 2.9, 6.0)
+                h.at(3.0, "disconnect", s="1.1", reason="server_restart", reconnect=True)
+            else:
+                h.run(5.2)
+            h.drop("tok")
+            h.at(5.2, "gap", s="1.1", **{"for": 2.3})
+            h.at(5.2, "kill", s="1.1")
+            h.run(7)
+            self.assertEqual(h.broken(), verdict, told)
+
     def test_p9_who_connects_is_answered(self):
         for lasts, answer, verdict in ((0.8, "welcome", []), (1.5, "welcome", ["P9"]),
                                        (2.2, "kill", ["P9"])):
