@@ -45,6 +45,7 @@ int run(stage_options const& options, milliseconds length) {
     }
     // From here on nothing is wrong any more, and soon everything has to be well.
     log.write("calm");
+    everything.ask_again_who_is_ready();
     auto const calm = steady::now();
     if (!eventually(
             [&] {

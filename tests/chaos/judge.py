@@ -230,7 +230,9 @@ class Judge:
         self.boots[e["n"]].append({"boot": e["boot"], "start": e["t"], "ready": None, "dead": None})
 
     def on_ready(self, e):
-        self.boots[e["n"]][-1]["ready"] = e["t"]
+        life = self.boots[e["n"]][-1]
+        if life["ready"] is None:  # it is asked again when all is calm
+            life["ready"] = e["t"]
 
     def died(self, n, t):
         if self.boots[n] and self.boots[n][-1]["dead"] is None:

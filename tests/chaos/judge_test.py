@@ -798,6 +798,18 @@ class Promises(unittest.TestCase):
 
     # Beyond the nine
 
+    def test_a_node_that_is_ready_once_more_has_not_been_starting(self):
+        for starts, verdict in ((True, []), (False, ["P9"])):
+            h = History()
+            if starts:
+                h.at(1.5, "node_exit", n=0, boot=1, code=0)
+                h.at(1.6, "node", n=0, boot=2, clock="+0")
+            h.at(2.0, "connect", s="1.1", c=1, n=0, p=1, k=0)
+            h.at(2.01, "refused", s="1.1", status=503)
+            h.at(5.0, "ready", n=0, boot=2 if starts else 1)
+            h.run(6)
+            self.assertEqual(h.broken(), verdict, starts)
+
     def test_a_revoked_token_ends_its_session(self):
         for end, verdict in ((20, []), (35, ["tokens"])):
             h = self.good()

@@ -235,6 +235,12 @@ bool stage::all_ready() const {
     return std::all_of(nodes_.begin(), nodes_.end(), [](auto const& n) { return n.ready; });
 }
 
+void stage::ask_again_who_is_ready() {
+    for (auto& n : nodes_) {
+        n.ready = false;
+    }
+}
+
 // ---- Clients ----------------------------------------------------------------------------------
 
 void stage::start_clients(int slot) {

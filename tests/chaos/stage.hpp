@@ -43,6 +43,8 @@ public:
     // Notes who has become ready or has ended, and starts those anew that ended by themselves.
     void look_after_nodes();
     bool all_ready() const;
+    // Every node has to say anew that it is ready: one that was may not be so after a fault.
+    void ask_again_who_is_ready();
     // Everybody leaves: clients, then nodes.
     void clients_leave();
     bool is_empty();
