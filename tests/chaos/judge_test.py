@@ -849,6 +849,16 @@ class Parts(unittest.TestCase):
         self.assertEqual(s.minus(Spans([(2, 6)])).spans, [[1, 2], [6, 7]])
         self.assertEqual((s & Spans([(2, 6)])).spans, [[2, 3], [5, 6]])
 
+    def test_a_bug_is_caught_by_the_promise_that_it_breaks(self):
+        h = Promises().good()
+        h.at(3.2, "confirm", s="1.1", u="1.1")
+        h.flip(AGENT, True)
+        h.run(5)
+        judge = h.verdict()
+        self.assertEqual(judge.first_of(["P4", "P6"])[:2], ("P6", 3.2))
+        self.assertEqual(judge.first_of(["P1"])[0], "P1")
+        self.assertEqual(judge.first_of(["P4"]), None)
+
     def test_a_stall_that_several_have_seen_counts_once(self):
         h = History()
         h.at(2.0, "stall", who="n0", **{"for": 0.5})
