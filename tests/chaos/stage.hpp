@@ -78,6 +78,8 @@ private:
     void start_clients(int slot);
     std::string clock_file(int i) const;
     void set_clock(int i, unsigned choice);
+    // Throws std::runtime_error when a node that has just started goes by another clock.
+    static void check_clock(place const& n);
     // Runs a statement as psql would; gives up waiting for a lock after a second.
     std::vector<std::vector<std::string>> by_hand(std::string const& sql);
     // Locks in a session that stays open until release().
