@@ -199,7 +199,8 @@ class Judge:
         self.wrong = []                               # (agent, first t, last t, flag)
         self.snap_starts, self.snap_ends = [], []
         self.snap_t1 = 0.0
-        self.ticks = []                               # (ticked_at, snapshot time)
+        self.ticks = []
+        self.clock_ahead = None                       # of the history's
         self.last_flip = {}                           # agent: (id, active)
         self.flips = {}                               # (agent, at us): (active, reason, snap t)
         self.notified = []
@@ -394,6 +395,10 @@ class Judge:
         self.snap_starts.append(e["t"])
         self.snap_ends.append(e["t1"])
         now = float(e["db"])
+        # The database's clock is that of this machine. A snapshot that took long, say because the
+        # database was frozen in the midst of it, does not tell when it was read.
+        if self.clock_ahead is None or e["t1"] - e["t"] < 0.1:
+            self.clock_ahead = now - e["t1"]
         touched = set()
         for token in e.get("gone", ()):
             row = self.live.pop(token)
@@ -421,7 +426,7 @@ class Judge:
         if "clock" in e:
             ticked, judge, amnesty, swept = e["clock"]
             if ticked not in ("", "-Infinity"):
-                self.ticks.append((float(ticked), e["t"]))
+                self.ticks.append(float(ticked) - self.clock_ahead)
                 self.check_clock(e, now, float(ticked), "presence_clock.ticked_at")
             if swept:
                 self.check_clock(e, now, float(swept), "nodes.swept_at")
@@ -817,20 +822,19 @@ class Judge:
         ticks = list(self.ticks)
         if ticks and "leave" in self.marks:
             t = self.marks["leave"]
-            ticks = [tick for tick in ticks if tick[1] <= t]
             # As if there were one then: those that stop for good are missed, too.
-            ticks.append((ticks[-1][0] + t - ticks[-1][1], t))
-        for (a, _), (b, t) in zip(ticks, ticks[1:]):
-            gap = b - a
+            ticks = [tick for tick in ticks if tick <= t] + [t]
+        for since, t in zip(ticks, ticks[1:]):
+            gap = t - since
             if gap > 2 * self.timings["sweep"]:
                 self.judged["gaps in the ticks"] += 1
-                over = self.global_outage.covered(t - gap, t)
-                slack = self.stalled(self.everybody(), t - gap, t)
+                over = self.global_outage.covered(since, t)
+                slack = self.stalled(self.everybody(), since, t)
                 if gap > 2 * self.timings["sweep"] + over + slack:
                     self.blame("P2", t, f"no node ticked for {gap:.2f} s, in {over:.2f} s of which "
                                         f"none could (stalls {slack:.2f} s)")
                 elif over > 0:
-                    self.global_outage = self.global_outage | Spans([(t - gap, t)])
+                    self.global_outage = self.global_outage | Spans([(since, t)])
 
     def judge_subscription(self, sub):
         session = self.sessions[sub.s]

@@ -335,6 +335,19 @@ class Promises(unittest.TestCase):
         h.run(6)
         self.assertEqual(h.broken(), ["P2"])
 
+    def test_p2_a_snapshot_that_takes_long_is_no_reason_to_misplace_its_tick(self):
+        for frozen, verdict in ((True, []), (False, ["P2"])):
+            h = self.good()
+            if frozen:
+                h.fault("database_frozen", 3.11, 6.1)
+            h.t = 3.1
+            h.snap()
+            h.events[-1].update(t1=6.12, db=str(BASE + 6.11),
+                                clock=[str(BASE + 6.1), str(BASE + 7.1), "-Infinity", ""])
+            h.t = 6.1
+            h.run(8)
+            self.assertEqual(h.broken(), verdict, frozen)
+
     # P3
 
     def test_p3_a_row_is_reaped_while_its_client_answers(self):
