@@ -102,6 +102,12 @@ void canary::commit() {
     std::optional<sql_session> sql;
     while (!stop_) {
         auto const began = steady::now();
+        auto const note = [&] {
+            auto const took = std::chrono::duration<double>(steady::now() - began).count();
+            if (took > worth_noting) {
+                log_.write("stall", log_.seconds(began), {{"who", "db"}, {"for", took}});
+            }
+        };
         try {
             if (!sql) {
                 sql.emplace(conninfo_);
@@ -111,11 +117,11 @@ void canary::commit() {
             }
             sql->query("INSERT INTO chaos_canary VALUES (1, now()) "
                        "ON CONFLICT (one) DO UPDATE SET sang_at = excluded.sang_at");
-            auto const took = std::chrono::duration<double>(steady::now() - began).count();
-            if (took > worth_noting) {
-                log_.write("stall", log_.seconds(began), {{"who", "db"}, {"for", took}});
-            }
+            note();
         } catch (std::runtime_error const&) { // the database is away
+            if (sql) {
+                note(); // it may have stalled before
+            }
             sql.reset();
         }
         std::this_thread::sleep_until(began + 50ms);

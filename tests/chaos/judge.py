@@ -583,10 +583,14 @@ class Judge:
         blamed = {"db": self.database | self.table}
         for p, spans in self.frozen.items():
             blamed[f"p{p}"] = Spans((a, b + 0.1) for a, b in spans)
-        self.stalls = {
-            who: Spans((t, t + length) for t, length in events
-                       if not blamed.get(who, NOTHING).touches(t, t + length))
-            for who, events in self.stall_events.items()}
+        self.stalls = {}
+        for who, events in self.stall_events.items():
+            spans = []
+            for t, length in events:
+                hit = blamed.get(who, NOTHING).first_touching(t, t + length)
+                if hit is None or hit[0] > t:  # what came before the fault is
+                    spans.append((t, t + length if hit is None else hit[0]))
+            self.stalls[who] = Spans(spans)
         self.stalls_of_several = {}
         self.frozen = {p: Spans(map(tuple, s)) for p, s in self.frozen.items()}
         for session in self.sessions.values():

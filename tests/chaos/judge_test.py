@@ -877,8 +877,12 @@ class Parts(unittest.TestCase):
         h.at(2.0, "stall", who="n0", **{"for": 0.5})
         h.at(2.2, "stall", who="driver", **{"for": 0.5})
         h.at(4.0, "stall", who="db", **{"for": 0.25})
+        h.fault("database_crashed", 6.0, 6.5)
+        h.at(5.5, "stall", who="db", **{"for": 0.75})
+        h.at(6.75, "stall", who="db", **{"for": 0.5})
         judge = h.verdict()
         self.assertAlmostEqual(judge.stalled(("driver", "n0"), 0, 3), 0.7)
+        self.assertAlmostEqual(judge.stalled(("db",), 5, 9), 0.5)  # what comes before the crash
         self.assertAlmostEqual(judge.stalled(("driver", "db", "n0"), 2.5, 5), 0.45)
 
 
