@@ -66,6 +66,7 @@ private:
         bool ready = false;
         bool expected = true; // to run
         bool frozen = false;
+        steady::time_point told_to_end;
     };
     struct troupe {
         std::unique_ptr<process> processes;
