@@ -15,7 +15,8 @@ n a node, boot one life of it, p a process of clients, s a session (one socket),
   locked   id what: agents or tokens         deleted, inserted: since, rows [[token, agent, u]...]
   revoked  k                                 stall: who could not run, and for how long
   connect  s n p k                           welcome, refused (status), close, kill, closed (code),
-                                             mute, unmute, gap (for), disconnect (reason): s
+                                             mute, unmute, gap (for): s
+           disconnect s reason reconnect
   subscribe s u a                            again, unsubscribe, confirm, reject: s u
   snap     t to t1; db: its clock; add [[token, agent, u, node, last_seen]...], gone [token...],
            seen [[token, last_seen]...], on and off [agent...], flips [[id, agent, active, reason,
@@ -135,8 +136,8 @@ def touches(many, a, b):
 
 class Session:
     __slots__ = ("s", "n", "p", "k", "t", "boot", "welcome", "refused", "disconnect", "closed",
-                 "by_client", "mutes", "gaps", "subs", "ended_at", "ended_how", "silent", "troubled",
-                 "unheard")
+                 "by_client", "mutes", "gaps", "subs", "ended_at", "ended_how", "silent",
+                 "troubled", "unheard")
 
     def __init__(self, e):
         self.s, self.n, self.p, self.k, self.t = e["s"], e["n"], e["p"], e.get("k", 0), e["t"]
@@ -942,11 +943,11 @@ class Judge:
                                                      or ended == sub.unsubscribed):
             return
         text = f"row of subscription {sub.u} (agent {row.a}, node {session.n}) was removed"
-        unheard = self.trouble(session) | self.silence(session)
+        unsure = (self.trouble(session), self.silence(session))
         # It shared its session with one that was lost first; of its end its client may have heard
         # nothing.
         if (session.ended_how == "lease_lost" and ended is not None or
-                unheard.touches(before, after)) and any(
+                touches(unsure, before, after)) and any(
                 u in self.deleted_u and self.deleted_u[u][0] <= after or any(
                     other.gone is not None and other.absent <= before
                     and not (self.subs[u].unsubscribed is not None
@@ -956,9 +957,7 @@ class Judge:
             return
         if ended is not None and session.ended_how not in ("client", "cut", "lease_lost"):
             # The verdict on it came first, and its client heard of it later, as soon as it could.
-            if session.ended_at <= self.deadline(after, PROMPT,
-                                                 (self.trouble(session), self.silence(session)),
-                                                 self.who(session)):
+            if session.ended_at <= self.deadline(after, PROMPT, unsure, self.who(session)):
                 return  # judge_session asks whether it was right
         # It was there when all of its node were cut or sent away, and has not heard of that yet.
         partings = self.partings[session.n]
@@ -966,7 +965,7 @@ class Judge:
         if i < len(partings) and partings[i] <= after:
             return
         stale_after = self.timings["stale_after"]
-        if unheard.touches(before - 1, after) and any(
+        if touches(unsure, before - 1, after) and any(
                 before - TOKEN_LIMIT - 5 <= t <= after for t in self.revoked[session.k]):
             return  # nor of the end of its token
         age = row.gone_db - row.last_seen
@@ -974,7 +973,7 @@ class Judge:
         slack = self.stalled((f"n{session.n}", f"p{session.p}", "driver"), a, after)
         if self.longest_unheard(session, a, after) + min(slack, 0.5) >= self.no_pong_needs():
             return  # the node may have given it up
-        alone = (self.sick_itself[session.n] | self.away(session)).minus(self.common)
+        alone = (self.sick_itself[session.n].part(a, after) | self.away(session)).minus(self.common)
         impaired = alone.covered(a, after) + self.unheard(session).covered(a, after)
         if impaired < 1.0:
             if impaired + slack >= 1.0:
@@ -1019,10 +1018,10 @@ class Judge:
 
     def judge_session(self, session):
         self.judge_connect(session)
-        silence = self.trouble(session) | self.silence(session)
+        unsure = (self.trouble(session), self.silence(session))
         t, how = session.ended_at, session.ended_how
         if t is None or how in ("client", "cut"):
-            self.judge_gaps(session, silence)
+            self.judge_gaps(session, unsure)
             self.judge_token(session)
             return
         text = f"session {session.s} on node {session.n}"
@@ -1051,7 +1050,7 @@ class Judge:
         elif how == "unavailable":
             self.judge_unavailable(session, text)
         elif how == "too_slow":
-            if silence.covered(t - 20, t) < 1:
+            if (unsure[0].part(t - 20, t) | unsure[1].part(t - 20, t)).covered(t - 20, t) < 1:
                 self.blame("P3", t, f"{text} was cut off as too slow")
         elif how == "refused":
             status = session.refused[1]
@@ -1066,13 +1065,13 @@ class Judge:
         elif how == "lost":
             dead = session.boot["dead"] if session.boot else None
             if not (restart or self.starting(session) or dead is not None and dead <= t + 0.1
-                    or self.door[session.n].touches(t - 7, t) or silence.touches(t - 7, t)
+                    or self.door[session.n].touches(t - 7, t) or touches(unsure, t - 7, t)
                     or self.frozen_node[session.n].touches(t - 12, t)):
                 self.blame("P3", t, f"{text} lost its connection (code {session.closed[1]}) and "
                                     f"nothing was wrong")
         else:
             self.blame("wire", t, f"{text} was told {how}")
-        self.judge_gaps(session, silence)
+        self.judge_gaps(session, unsure)
         self.judge_token(session)
 
     def judge_unavailable(self, session, text):
@@ -1109,14 +1108,14 @@ class Judge:
                    self.trouble(session)), self.who(session),
                   f"session {session.s} on node {session.n} is not answered")
 
-    def judge_gaps(self, session, silence):
+    def judge_gaps(self, session, unsure):
         """P9: pings go on whatever is stuck elsewhere."""
         for t, gap in session.gaps:
             if session.welcome is None:
                 continue  # judge_connect asks how long it waited
             ended = t if session.ended_at is None else min(t, session.ended_at)
             self.hold("P9", "gaps between pings", ended, t - gap, 2 * self.timings["ping"] + PROMPT,
-                      (silence, self.frozen_node[session.n], self.away(session)),
+                      (*unsure, self.frozen_node[session.n], self.away(session)),
                       self.who(session), f"session {session.s} on node {session.n} got no ping")
 
     def judge_token(self, session):
