@@ -96,8 +96,11 @@ class Spans:
 
     def part(self, a, b):
         """Those that have a part in [a, b]."""
+        return Spans(map(tuple, self.slice(a, b)))
+
+    def slice(self, a, b):
         i = max(bisect.bisect_right(self.starts, a) - 1, 0)
-        return Spans(map(tuple, self.spans[i:bisect.bisect_right(self.starts, b)]))
+        return self.spans[i:bisect.bisect_right(self.starts, b)]
 
     def __or__(self, other):
         return Spans([*map(tuple, self.spans), *map(tuple, other.spans)])
@@ -592,7 +595,6 @@ class Judge:
                 if hit is None or hit[0] > t:  # what came before the fault is
                     spans.append((t, t + length if hit is None else hit[0]))
             self.stalls[who] = Spans(spans)
-        self.stalls_of_several = {}
         self.frozen = {p: Spans(map(tuple, s)) for p, s in self.frozen.items()}
         for session in self.sessions.values():
             self.place(session)
@@ -703,10 +705,8 @@ class Judge:
 
     def stalled(self, who, a, b):
         """A stall that several of them have seen is one stall."""
-        if who not in self.stalls_of_several:
-            self.stalls_of_several[who] = Spans(tuple(span) for w in who if w in self.stalls
-                                                for span in self.stalls[w].spans)
-        return self.stalls_of_several[who].covered(a, b)
+        return Spans(tuple(span) for w in who if w in self.stalls
+                     for span in self.stalls[w].slice(a, b)).covered(a, b)
 
     def who(self, session):
         return ("driver", "db", f"n{session.n}", f"p{session.p}")
