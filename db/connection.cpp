@@ -128,13 +128,6 @@ bool is_everybodys(std::string_view sqlstate) {
                                            [&](auto const* c) { return is_in_class(sqlstate, c); });
 }
 
-// Those among them that may yet come from one element: a mistake in a trigger, a damaged page.
-bool is_doubtful(std::string_view sqlstate) {
-    constexpr std::array classes{"0A", "42", "54", "XX"};
-    return std::any_of(classes.begin(), classes.end(),
-                       [&](auto const* c) { return is_in_class(sqlstate, c); });
-}
-
 // Errors after which the server may have committed: it was going away, or lost track itself.
 bool is_outcome_unknown(std::string_view sqlstate) {
     return sqlstate.empty() || is_in_class(sqlstate, "08") || is_in_class(sqlstate, "57") ||
@@ -167,10 +160,6 @@ struct connection::session {
 
 bool call_failure::is_bad_data() const {
     return is_in_class(sqlstate_, "22") || is_in_class(sqlstate_, "23");
-}
-
-bool call_failure::may_be_of_one() const {
-    return kind_ == fault::connection && is_doubtful(sqlstate_);
 }
 
 connection::connection(session_context const& context, session_profile profile)
@@ -378,13 +367,13 @@ void connection::give_up(statement const& what, std::string sqlstate, std::strin
         throw call_failure{fault::element, std::move(sqlstate), true, problem};
     }
     bool const known = is_open && !is_outcome_unknown(sqlstate);
-    if (is_open && !sqlstate.empty() && !is_doubtful(sqlstate)) {
+    if (is_open && !sqlstate.empty()) {
         // It answers, and refuses: a new connection alone may not help, so back off.
         failures_ += 2;
         context_.board.failed(profile_.board_number, problem, false, true);
     } else {
-        // Once is a lost connection, or the fault of what was asked for; again, without a success
-        // between, is a database that is away although it lets itself be connected to.
+        // Once is a lost connection; again, without a success between, is a database that is away
+        // although it lets itself be connected to.
         if (++failures_ > 1) {
             context_.board.failed(profile_.board_number, problem, false, true);
         }

@@ -65,9 +65,6 @@ public:
     bool is_overrun() const { return sqlstate_ == "57014"; }
     // Error classes 22 and 23: the same data will be refused again.
     bool is_bad_data() const;
-    // It speaks against the session, which is gone, and may yet come from one element alone: a
-    // mistake in somebody's trigger (42), a damaged page (XX).
-    bool may_be_of_one() const;
 
 private:
     fault kind_;

@@ -48,12 +48,6 @@ char const* kind_of(operation const& op) {
     return op.reason == release_reason::unsubscribed ? "unsubscribed" : "disconnected";
 }
 
-// Not with the error's text, which quotes what the client sent.
-void complain(operation const& op, call_failure const& e) {
-    spdlog::warn("transition refused agent={} what={} sqlstate={}", op.agent, kind_of(op),
-                 e.sqlstate());
-}
-
 } // namespace
 
 transition_batch::transition_batch(connection& link, transition_queue& queue, observer& watcher,
@@ -127,16 +121,6 @@ void transition_batch::send(operations batch, bool waits, leftover& left) {
             left.overran.splice(left.overran.end(), batch);
             return;
         }
-        if (e.may_be_of_one()) {
-            if (batch.size() == 1) {
-                complain(batch.front(), e);
-            }
-            for (auto& op : batch) {
-                op.maybe_done = op.maybe_done || !e.outcome_known();
-            }
-            left.doubtful.splice(left.doubtful.end(), batch);
-            return;
-        }
         left.locked = left.locked || e.is_lock_timeout();
         left.slow = left.slow || !e.is_lock_timeout();
         for (auto& op : batch) {
@@ -193,7 +177,9 @@ void transition_batch::sort(operations batch, rows const& reply, leftover& left)
 
 void transition_batch::blame(operations one, call_failure const& e, leftover& left) {
     auto const it = one.begin();
-    complain(*it, e);
+    // Not its text, which quotes what the client sent.
+    spdlog::warn("transition refused agent={} what={} sqlstate={}", it->agent, kind_of(*it),
+                 e.sqlstate());
     if (it->what == operation::kind::acquire && e.is_bad_data()) {
         answer(one, it, lease_outcome::refused);
     } else {
@@ -233,13 +219,11 @@ void transition_lane::run() {
         auto const size = work.size();
         auto left = batch_.run(std::move(work), false);
 
-        // Which of them it was shows in the busy lane, where suspects are sent agent by agent.
-        left.overran.splice(left.overran.end(), left.doubtful);
-        bool const suspected = !left.overran.empty();
+        bool const overran = !left.overran.empty();
         batch_.drop(queue_.defer(std::move(left.busy), milliseconds{0}));
         batch_.drop(queue_.suspect(std::move(left.overran), milliseconds{0}));
         set_aside(std::move(left.poisoned), queue_, batch_);
-        if (suspected) {
+        if (overran) {
             limit = std::max<std::size_t>(1, size / 2);
         } else if (left.again.empty()) {
             limit = std::min(batch_limit, limit * 2);
@@ -247,19 +231,13 @@ void transition_lane::run() {
         if (left.again.empty()) {
             continue;
         }
-        if ((left.slow || left.locked) && size == 1 && ++left.again.front().failures > 2) {
+        if (left.slow && size == 1 && ++left.again.front().failures > 2) {
             // Alone, and it still does not get through: the others come first.
             auto const pause = pause_after(left.again.front().failures, longest_busy_pause);
-            if (left.locked) {
-                // Not necessarily for the table's lock: a trigger of somebody else's may wait for
-                // what it likes. The busy lane does not wait as long for it.
-                batch_.drop(queue_.suspect(std::move(left.again), pause));
-            } else {
-                batch_.drop(queue_.delay(std::move(left.again), pause));
-            }
+            batch_.drop(queue_.delay(std::move(left.again), pause));
             continue;
         }
-        if (left.slow || left.locked) {
+        if (left.slow) {
             limit = std::max<std::size_t>(1, size / 2);
         }
         batch_.drop(queue_.give_back(std::move(left.again)));
@@ -308,38 +286,19 @@ void busy_lane::run() {
             }
         }
         back_off(std::move(held));
-        auto waited = batch_.run(std::move(one), true);
-        waited.locked = false; // for the agent's lock, which it has waited for
-        put_back(std::move(waited));
+        put_back(batch_.run(std::move(one), true));
     }
 }
 
 void busy_lane::put_back(transition_batch::leftover left) {
     back_off(std::move(left.busy));
-    if (left.locked) {
-        // It waits for no agent and no row: a table, or a trigger of one of them waits for
-        // something.
-        distrust(std::move(left.again), longest_busy_pause);
-    } else {
-        back_off(std::move(left.again));
-    }
-    distrust(std::move(left.doubtful), longest_poison_pause);
+    back_off(std::move(left.again));
     set_aside(std::move(left.poisoned), queue_, batch_);
     bool const alone = std::all_of(left.overran.begin(), left.overran.end(), [&](auto const& op) {
         return op.agent == left.overran.front().agent;
     });
     batch_.drop(queue_.suspect(std::move(left.overran),
                                alone ? suspect_pause * call_timeout_ : milliseconds{0}));
-}
-
-// From now on their agents are tried one by one.
-void busy_lane::distrust(operations failed, milliseconds longest) {
-    while (!failed.empty()) {
-        operations one;
-        one.splice(one.begin(), failed, failed.begin());
-        auto const pause = pause_after(one.front().failures++, longest);
-        batch_.drop(queue_.suspect(std::move(one), pause));
-    }
 }
 
 void busy_lane::back_off(operations held) {

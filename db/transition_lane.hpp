@@ -22,7 +22,6 @@ public:
         operations again;    // to be sent again
         operations poisoned; // what the database refuses, each for a reason of its own
         operations overran;  // of calls that took too long and were cancelled
-        operations doubtful; // of calls that failed for what may be the fault of one of them
         bool locked = false; // `again` for a lock timeout
         bool slow = false;   // `again` for taking too long
     };
@@ -79,7 +78,6 @@ private:
     void run();
     void put_back(transition_batch::leftover left);
     void back_off(operations busy);
-    void distrust(operations failed, std::chrono::milliseconds longest);
 
     transition_queue& queue_;
     stop_signal& stop_;

@@ -507,7 +507,6 @@ BEGIN
         RETURN;
     END IF;
     at := clock_timestamp();
-    keep_from := at - keep;
     SELECT max(n.swept_at) FROM nodes n WHERE n.swept_at <= at INTO last;
     IF last + every * 0.9 > at THEN
         next_in := last + every - at;
@@ -515,6 +514,10 @@ BEGIN
     END IF;
     ran := true;
     cutoff := presenced_stale_cutoff(at);
+    -- Not after a gap in the ticks or a step of the clock: one that is months ahead for a moment
+    -- would end the whole attendance log.
+    SELECT CASE WHEN at > c.judge_until OR cutoff = '-infinity' THEN '-infinity' ELSE at - keep END
+    FROM presence_clock c INTO keep_from;
 
     -- Vouched leases are told apart by presenced_transition.
     SELECT w.wrong, w.newest FROM presenced_astray(cutoff, presenced_vouched(at)) w INTO wanted, newest;
@@ -554,10 +557,9 @@ BEGIN
         done := done + cardinality(flips) + reaped;
     END IF;
 
-    -- Ids rise with time, so the oldest are at the front of the primary key. Not after a gap in the
-    -- ticks or a step of the clock: a clock that is months ahead for a moment would end them all.
+    -- Ids rise with time, so the oldest are at the front of the primary key.
     DELETE FROM routing_transitions t
-    WHERE cutoff > '-infinity' AND t.id = ANY (ARRAY(
+    WHERE t.id = ANY (ARRAY(
         SELECT r.id FROM routing_transitions r
         WHERE r.id = ANY (ARRAY(SELECT o.id FROM routing_transitions o ORDER BY o.id
                                 LIMIT row_limit))

@@ -54,9 +54,8 @@ TEST_CASE("P9: an agent to which nothing can be done does not stop the sweep", "
     world w{often};
     sql_session holder{w.conninfo};
     holder.query("SELECT pg_advisory_lock(42)");
-    auto const action =
-        GENERATE("RAISE EXCEPTION 'no'", "PERFORM no_such_function()", "PERFORM pg_sleep(60)",
-                 "PERFORM pg_advisory_xact_lock(42)");
+    auto const action = GENERATE("RAISE EXCEPTION 'no'", "PERFORM no_such_function()",
+                                 "PERFORM pg_sleep(60)", "PERFORM pg_advisory_xact_lock(42)");
     w.sql.query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
                 "IF NEW.id = 3 THEN " +
                 std::string{action} +
@@ -89,15 +88,17 @@ TEST_CASE("old transitions are not trimmed while the clock may be wrong", "[db][
     world w;
     w.sql.query("INSERT INTO routing_transitions (agent_id, active, reason, at) "
                 "VALUES (1, true, 'subscribed', now() - interval '91 days')");
-    auto const left_by_sweep = [&](char const* amnesty_until) {
-        w.sql.query("UPDATE presence_clock SET ticked_at = now(), judge_until = now() + "
-                    "interval '1 hour', amnesty_until = " +
-                    std::string{amnesty_until});
+    auto const left_by_sweep = [&](std::string const& judge_until,
+                                   std::string const& amnesty_until) {
+        w.sql.query("UPDATE presence_clock SET ticked_at = now() - interval '1 minute', "
+                    "judge_until = " +
+                    judge_until + ", amnesty_until = " + amnesty_until);
         REQUIRE(w.sql.value("SELECT ran FROM presenced_sweep('a', 'boot', interval '0', "
                             "interval '90 days', 500)") == "t");
         return w.sql.number("SELECT count(*) FROM routing_transitions");
     };
-    // An amnesty, as after the step of a clock that is three months ahead now.
-    CHECK(left_by_sweep("now() + interval '30 seconds'") == 1);
-    CHECK(left_by_sweep("'-infinity'") == 0);
+    // A clock that is three months ahead now: before the first tick, and in the amnesty after it.
+    CHECK(left_by_sweep("now() - interval '1 second'", "'-infinity'") == 1);
+    CHECK(left_by_sweep("now() + interval '1 hour'", "now() + interval '30 seconds'") == 1);
+    CHECK(left_by_sweep("now() + interval '1 hour'", "'-infinity'") == 0);
 }
