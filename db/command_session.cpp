@@ -6,6 +6,7 @@
 #include <libpq-fe.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 
@@ -36,8 +37,20 @@ std::string with_limits(std::string const& conninfo) {
         }
         text += '\'';
     };
+    bool several = false;
     for (auto option = parsed.get(); option->keyword != nullptr; ++option) {
         std::string_view const keyword{option->keyword};
+        several = several || ((keyword == "host" || keyword == "hostaddr") &&
+                              option->val != nullptr && std::strchr(option->val, ',') != nullptr);
+    }
+    for (auto option = parsed.get(); option->keyword != nullptr; ++option) {
+        std::string_view const keyword{option->keyword};
+        if (keyword == "target_session_attrs" && several &&
+            (option->val == nullptr ? std::getenv("PGTARGETSESSIONATTRS") == nullptr
+                                    : std::string_view{option->val} == "any")) {
+            add(keyword, "primary"); // as a node does; see dial()
+            continue;
+        }
         if (option->val != nullptr && keyword != "fallback_application_name") {
             add(keyword, option->val);
         } else if (keyword == "connect_timeout" && std::getenv("PGCONNECT_TIMEOUT") == nullptr) {

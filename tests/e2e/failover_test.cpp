@@ -23,17 +23,14 @@ struct pair {
     tcp_proxy replication{static_cast<std::uint16_t>(primary.port())};
     postgres standby{replication.port()};
     std::string database = w.sql().value("SELECT current_database()");
+    // The standby first: it answers, too, and is not what a node wants.
+    std::string url = "postgresql://postgres@127.0.0.1:" + std::to_string(standby.port()) +
+                      ",127.0.0.1:" + std::to_string(primary.port()) + "/" + database;
     std::unique_ptr<node> n;
     cable_loop loop;
 
     void start_node() {
-        auto const port = [](postgres const& p) {
-            return std::to_string(p.port());
-        };
-        // The standby first: it answers, too, and is not what a node wants.
-        n = w.start_node({{"DATABASE_URL", "postgresql://postgres@127.0.0.1:" + port(standby) +
-                                               ",127.0.0.1:" + port(primary) + "/" + database},
-                          {"PRESENCED_LOG_LEVEL", "info"}});
+        n = w.start_node({{"DATABASE_URL", url}, {"PRESENCED_LOG_LEVEL", "info"}});
     }
 
     void make_synchronous() {
@@ -72,7 +69,7 @@ counted count(sql_session& on) {
 
 } // namespace
 
-TEST_CASE("a standby that lags is not asked whom a token is of") {
+TEST_CASE("a standby that lags is not asked whom a token is of, nor by the commands") {
     pair p;
     p.start_node();
     REQUIRE(p.standby_has(0));
@@ -84,6 +81,10 @@ TEST_CASE("a standby that lags is not asked whom a token is of") {
     auto const mine = identifier(agent);
     c->subscribe(mine);
     CHECK(c->next() == "confirm " + mine);
+    auto const issued =
+        p.w.presenced({"token", "issue", "--owner", "1"}, {{"DATABASE_URL", p.url}});
+    INFO(issued.errors);
+    CHECK(issued.code == 0);
 }
 
 TEST_CASE("a fail-over to a synchronous standby loses nothing") {
