@@ -34,7 +34,8 @@ using steady = std::chrono::steady_clock;
 
 // Descriptors that are not for WebSockets: listeners, HTTP requests under way ...
 constexpr std::size_t spare_descriptors = 256;
-// ... an event loop's own (epoll, a timer, a wake-up), and a database session's with the watchdog's.
+// ... an event loop's own (epoll, a timer, a wake-up), and a database session's with the
+// watchdog's.
 constexpr std::size_t of_a_loop = 3;
 constexpr std::size_t of_a_session = 2;
 

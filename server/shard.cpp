@@ -231,6 +231,16 @@ void shard::drive(subscription& s, Event event) {
             shared_.figures.subscriptions(*after, +1);
         }
     }
+    try {
+        perform(s, what);
+    } catch (std::exception const&) {
+        bury_if_over(s); // also when its owner cannot be told, for want of memory
+        throw;
+    }
+    bury_if_over(s);
+}
+
+void shard::perform(subscription& s, presence::action what) {
     auto* const owner = s.owner;
     switch (what) {
     case presence::action::none:
@@ -263,6 +273,9 @@ void shard::drive(subscription& s, Event event) {
         }
         break;
     }
+}
+
+void shard::bury_if_over(subscription& s) {
     if (s.lease.is_over()) {
         hub_.detach(s);
         held_.fetch_sub(1, std::memory_order_relaxed);

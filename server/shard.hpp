@@ -120,6 +120,8 @@ private:
     // Feeds an event to the lease, keeps the figures, and carries out what it asks for.
     template <class Event>
     void drive(subscription& s, Event event);
+    void perform(subscription& s, presence::action what);
+    void bury_if_over(subscription& s);
     void end_lingering(wheel::clock::time_point now);
     void check_tokens(wheel::clock::time_point now);
     db::store& store() { return *shared_.store.load(std::memory_order_relaxed); }

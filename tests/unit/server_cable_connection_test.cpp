@@ -31,6 +31,7 @@ class cramped_store final : public db::store {
 public:
     std::map<presence::agent_id, int> room_at;
     std::size_t answers_at_once = 1; // to acquires; as they come out of one batch
+    presence::agent_id refused = 0;
     std::function<void(presence::agent_id)> on_acquire = [](presence::agent_id) {
     };
 
@@ -38,8 +39,9 @@ public:
         on_acquire(request.agent);
         auto const it = room_at.find(request.agent);
         auto const room = it == room_at.end() || --it->second <= 0;
+        auto const answer = room ? db::lease_outcome::acquired : db::lease_outcome::unavailable;
         answers_.push_back(
-            {request.key, room ? db::lease_outcome::acquired : db::lease_outcome::unavailable});
+            {request.key, request.agent == refused ? db::lease_outcome::refused : answer});
         if (answers_.size() == answers_at_once) {
             request.box->deliver(std::exchange(answers_, {}));
         }
@@ -273,6 +275,7 @@ TEST_CASE("a connection whose deadline fails is dropped, and what it holds is re
 TEST_CASE("an answer that cannot be passed on costs its connection, and no other answer") {
     small_node n;
     n.store.answers_at_once = 2;
+    n.store.refused = GENERATE(0, 1); // nobody's, or the unlucky one's agent
     auto& home = n.start();
     auto const unlucky = let_in(home);
     auto const neighbour = let_in(home);
@@ -280,9 +283,15 @@ TEST_CASE("an answer that cannot be passed on costs its connection, and no other
     REQUIRE(neighbour->hears("welcome"));
     unlucky->has_memory = false;
     unlucky->says(protocol::subscribe_command{on(1)});
-    neighbour->says(protocol::subscribe_command{on(1)});
+    neighbour->says(protocol::subscribe_command{on(2)});
     CHECK(neighbour->hears("confirm_subscription"));
     CHECK(unlucky->has_ended());
+    // Nothing is left of what it held.
+    auto const deadline = std::chrono::steady_clock::now() + 20s;
+    while (home.held_leases() != 1 && std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::sleep_for(1ms); // for the answer to the release
+    }
+    CHECK(home.held_leases() == 1);
     home.stop();
 }
 
