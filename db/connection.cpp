@@ -128,6 +128,13 @@ bool is_everybodys(std::string_view sqlstate) {
                                            [&](auto const* c) { return is_in_class(sqlstate, c); });
 }
 
+// Those among them that may yet come from one element.
+bool is_doubtful(std::string_view sqlstate) {
+    constexpr std::array classes{"0A", "42", "54", "XX"};
+    return std::any_of(classes.begin(), classes.end(),
+                       [&](auto const* c) { return is_in_class(sqlstate, c); });
+}
+
 // Errors after which the server may have committed: it was going away, or lost track itself.
 bool is_outcome_unknown(std::string_view sqlstate) {
     return sqlstate.empty() || is_in_class(sqlstate, "08") || is_in_class(sqlstate, "57") ||
@@ -160,6 +167,10 @@ struct connection::session {
 
 bool call_failure::is_bad_data() const {
     return is_in_class(sqlstate_, "22") || is_in_class(sqlstate_, "23");
+}
+
+bool call_failure::is_doubtful() const {
+    return db::is_doubtful(sqlstate_);
 }
 
 connection::connection(session_context const& context, session_profile profile)
@@ -250,7 +261,7 @@ void connection::open(stop_signal& stop) {
         }
         // Nor for those who only read: one that lags knows no new tokens, and no end of old ones.
         if (who[0][4].as<bool>()) {
-            throw std::runtime_error{"the server is a standby"};
+            throw std::runtime_error{"the server is a standby: name the primary, or all servers"};
         }
     }
     if (lost_) {
@@ -310,7 +321,7 @@ bool connection::is_usable() {
     return true;
 }
 
-rows connection::call(statement const& what, parameters const& values) {
+rows connection::call(statement const& what, parameters const& values, bool of_elements) {
     sent_ = steady_clock::now();
     auto const deadline = sent_ + context_.call_timeout + watchdog_margin;
     bool overran = false;
@@ -341,19 +352,20 @@ rows connection::call(statement const& what, parameters const& values) {
         }
         return table;
     } catch (pqxx::transaction_rollback const& e) {
-        give_up(what, port::rollback_state(e), e.what());
+        give_up(what, port::rollback_state(e), e.what(), of_elements);
     } catch (pqxx::insufficient_privilege const& e) {
-        give_up(what, "42501", e.what()); // libpqxx throws this one without its code
+        give_up(what, "42501", e.what(), of_elements); // libpqxx throws this one without its code
     } catch (pqxx::sql_error const& e) {
-        give_up(what, e.sqlstate(), e.what());
+        give_up(what, e.sqlstate(), e.what(), of_elements);
     } catch (call_failure const&) {
         throw;
     } catch (std::exception const& e) {
-        give_up(what, "", overran ? "no answer within the call's deadline" : e.what());
+        give_up(what, "", overran ? "no answer within the call's deadline" : e.what(), of_elements);
     }
 }
 
-void connection::give_up(statement const& what, std::string sqlstate, std::string const& text) {
+void connection::give_up(statement const& what, std::string sqlstate, std::string const& text,
+                         bool of_elements) {
     context_.watcher.statement(what.name, steady_clock::now() - sent_, false);
     auto problem = scrubbed(text);
     bool const is_open = session_->link.is_open();
@@ -362,7 +374,7 @@ void connection::give_up(statement const& what, std::string sqlstate, std::strin
         context_.board.succeeded(profile_.board_number);
         throw call_failure{fault::passing, std::move(sqlstate), true, problem};
     }
-    if (is_open && !is_everybodys(sqlstate)) {
+    if (is_open && (!is_everybodys(sqlstate) || (of_elements && is_doubtful(sqlstate)))) {
         failures_ = 0;
         throw call_failure{fault::element, std::move(sqlstate), true, problem};
     }

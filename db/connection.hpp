@@ -65,6 +65,9 @@ public:
     bool is_overrun() const { return sqlstate_ == "57014"; }
     // Error classes 22 and 23: the same data will be refused again.
     bool is_bad_data() const;
+    // Error classes 0A, 42, 54, XX: a mistake in somebody's trigger, a damaged page; or a plan of
+    // the session's that has become stale, wrong rights, a missing table.
+    bool is_doubtful() const;
 
 private:
     fault kind_;
@@ -88,7 +91,10 @@ public:
     // The session is there and the server has not closed it, as far as this side knows.
     bool is_usable();
     // One autocommit statement. Throws call_failure; after fault::connection there is no session.
-    rows call(statement const& what, parameters const& values);
+    // `of_elements`: it carries some, and so a doubtful error is taken for that of one of them.
+    rows call(statement const& what, parameters const& values, bool of_elements = false);
+    // The next call has a session with fresh plans. Nothing was wrong with this one for certain.
+    void replace() { drop(); }
     // Counts sessions; a change means that one was lost in between.
     unsigned generation() const { return generation_; }
 
@@ -108,7 +114,8 @@ private:
     void open(stop_signal& stop);
     void fence(stop_signal& stop);
     void drop();
-    [[noreturn]] void give_up(statement const& what, std::string sqlstate, std::string const& text);
+    [[noreturn]] void give_up(statement const& what, std::string sqlstate, std::string const& text,
+                              bool of_elements);
     std::string scrubbed(std::string text) const;
 
     session_context const& context_;

@@ -263,10 +263,6 @@ bool renewer::send(renewals batch, bool skip_locked, bool tick) {
             put_off(std::move(batch), e);
             return !tick || send({}, true, true);
         }
-        if (e.may_be_of_one() && !batch.empty()) {
-            put_off(std::move(batch), e); // ticks go on without them, on the next session
-            return false;
-        }
         if (!e.is_lock_timeout()) {
             give_back(std::move(batch));
             return false;
@@ -322,7 +318,8 @@ void renewer::call(renewals& batch, bool skip_locked, bool tick) {
     auto const reply =
         link_.call(statements::renew,
                    {agents.take(), tokens.take(), skip_locked ? "true" : "false", options_.node,
-                    options_.boot_id, options_.version, judge_for, tick ? vouches() : "{}"});
+                    options_.boot_id, options_.version, judge_for, tick ? vouches() : "{}"},
+                   !batch.empty());
     board_.renewed();
     if (auto const& age = reply.at(0).at(3)) {
         board_.ticked(milliseconds{std::stoll(*age)});
@@ -428,9 +425,6 @@ void renewer::retry_held(time_point next_tick) {
     }
     for (auto& [company, companions] : due) {
         while (!companions.empty()) {
-            if (steady_clock::now() >= next_tick) {
-                return;
-            }
             renewals batch;
             {
                 std::lock_guard const lock{mutex_};
@@ -444,6 +438,9 @@ void renewer::retry_held(time_point next_tick) {
             }
             if (!batch.empty() && !send(std::move(batch), true, false)) {
                 return;
+            }
+            if (steady_clock::now() >= next_tick) {
+                return; // with one call at least in each round, they all get their turn
             }
         }
     }

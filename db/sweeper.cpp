@@ -53,11 +53,14 @@ void sweeper::run() {
 
 // A round picks at random from what there is to do, so that smaller ones get past an agent to which
 // nothing can be done.
-milliseconds sweeper::after_failure(call_failure const& e, int& limit) const {
+milliseconds sweeper::after_failure(call_failure const& e, int& limit) {
     // Once, and not for every smaller round.
     bool const news = limit == agents_a_round && e.kind() != fault::connection;
     spdlog::log(news ? spdlog::level::warn : spdlog::level::debug,
                 "sweep failed agents_at_most={} sqlstate={}", limit, e.sqlstate());
+    if (limit == 1 && e.is_doubtful()) {
+        link_.replace(); // should it be a stale plan
+    }
     auto const pause = limit == 1 ? options_.timings.sweep / 5 : shortest_pause;
     limit = std::max(1, limit / 8);
     return pause;
@@ -68,7 +71,8 @@ milliseconds sweeper::sweep(int limit) {
     auto const reply =
         link_.call(statements::sweep,
                    {options_.node, options_.boot_id, std::to_string(options_.timings.sweep.count()),
-                    std::to_string(options_.keep_transitions.count()), std::to_string(limit)});
+                    std::to_string(options_.keep_transitions.count()), std::to_string(limit)},
+                   true);
     auto const& columns = reply.at(0);
     if (columns.at(0) == "t") {
         board_.swept();

@@ -18,7 +18,7 @@ public:
 private:
     void run();
     std::chrono::milliseconds sweep(int limit);
-    std::chrono::milliseconds after_failure(call_failure const& e, int& limit) const;
+    std::chrono::milliseconds after_failure(call_failure const& e, int& limit);
 
     postgres_options const& options_;
     status_board& board_;

@@ -22,7 +22,7 @@ constexpr milliseconds lane_lock_timeout{500};
 // How long the busy lane waits for one agent before it turns to the next.
 constexpr milliseconds busy_lock_timeout{50};
 constexpr milliseconds longest_busy_pause{1'000};
-constexpr milliseconds longest_poison_pause{30'000};
+constexpr milliseconds longest_poison_pause{10'000}; // well within the time of a drain
 // A suspect's call may take all of a call's time again; others have the busy lane for themselves
 // this many times as long.
 constexpr int suspect_pause = 10;
@@ -106,7 +106,8 @@ void transition_batch::send(operations batch, bool waits, leftover& left) {
         auto const reply =
             link_.call(statements::transition,
                        {kinds.take(), agents.take(), tokens.take(), session_ids.take(),
-                        owners.take(), node_, std::to_string(not_after), waits ? "true" : "false"});
+                        owners.take(), node_, std::to_string(not_after), waits ? "true" : "false"},
+                       true);
         sort(std::move(batch), reply, left);
     } catch (call_failure const& e) {
         if (e.kind() == fault::element && batch.size() > 1) {
@@ -119,6 +120,10 @@ void transition_batch::send(operations batch, bool waits, leftover& left) {
         }
         if (e.is_overrun()) {
             left.overran.splice(left.overran.end(), batch);
+            return;
+        }
+        if (e.is_lock_timeout() && waits) {
+            left.busy.splice(left.busy.end(), batch);
             return;
         }
         left.locked = left.locked || e.is_lock_timeout();
@@ -177,9 +182,14 @@ void transition_batch::sort(operations batch, rows const& reply, leftover& left)
 
 void transition_batch::blame(operations one, call_failure const& e, leftover& left) {
     auto const it = one.begin();
-    // Not its text, which quotes what the client sent.
-    spdlog::warn("transition refused agent={} what={} sqlstate={}", it->agent, kind_of(*it),
-                 e.sqlstate());
+    if (auto const more = refusals_.admit()) {
+        // Not its text, which quotes what the client sent.
+        spdlog::warn("transition refused agent={} what={} sqlstate={}{}", it->agent, kind_of(*it),
+                     e.sqlstate(), *more);
+    }
+    if (e.is_doubtful()) {
+        link_.replace(); // should it be a stale plan
+    }
     if (it->what == operation::kind::acquire && e.is_bad_data()) {
         answer(one, it, lease_outcome::refused);
     } else {
@@ -231,13 +241,21 @@ void transition_lane::run() {
         if (left.again.empty()) {
             continue;
         }
+        if (left.locked && size == 1) {
+            // It need not be the table's lock: a trigger of somebody else's may wait for what it
+            // likes. The busy lane does not wait as long.
+            batch_.drop(queue_.suspect(std::move(left.again), milliseconds{0}));
+            continue;
+        }
         if (left.slow && size == 1 && ++left.again.front().failures > 2) {
             // Alone, and it still does not get through: the others come first.
             auto const pause = pause_after(left.again.front().failures, longest_busy_pause);
             batch_.drop(queue_.delay(std::move(left.again), pause));
             continue;
         }
-        if (left.slow) {
+        if (left.locked) {
+            limit = part_size(size); // in few steps: each of them waits for the lock
+        } else if (left.slow) {
             limit = std::max<std::size_t>(1, size / 2);
         }
         batch_.drop(queue_.give_back(std::move(left.again)));
@@ -292,6 +310,16 @@ void busy_lane::run() {
 
 void busy_lane::put_back(transition_batch::leftover left) {
     back_off(std::move(left.busy));
+    if (left.locked) {
+        // They pass over agents and rows that are held: a trigger of one of them waits, or all do
+        // for a table. From now on these agents are tried one by one.
+        while (!left.again.empty()) {
+            operations one;
+            one.splice(one.begin(), left.again, left.again.begin());
+            auto const pause = pause_after(one.front().failures++, longest_busy_pause);
+            batch_.drop(queue_.suspect(std::move(one), pause));
+        }
+    }
     back_off(std::move(left.again));
     set_aside(std::move(left.poisoned), queue_, batch_);
     bool const alone = std::all_of(left.overran.begin(), left.overran.end(), [&](auto const& op) {

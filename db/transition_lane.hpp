@@ -3,6 +3,7 @@
 
 #include "db/answers.hpp"
 #include "db/connection.hpp"
+#include "db/line_limit.hpp"
 #include "db/transition_queue.hpp"
 
 #include <string>
@@ -23,7 +24,7 @@ public:
         operations poisoned; // what the database refuses, each for a reason of its own
         operations overran;  // of calls that took too long and were cancelled
         bool locked = false; // `again` for a lock timeout
-        bool slow = false;   // `again` for taking too long
+        bool slow = false;   // `again` for any other failure of a whole call
     };
     // Does not throw call_failure; the connection may be gone afterwards.
     leftover run(operations batch, bool waits);
@@ -44,6 +45,7 @@ private:
     std::chrono::microseconds validity_;
     operations finished_;
     lease_answers answers_;
+    line_limit refusals_{10};
 };
 
 // One of the lanes among which agents are divided. Passes over what somebody else holds, and puts
@@ -66,8 +68,8 @@ private:
     std::thread thread_;
 };
 
-// Where the lanes put what they found busy, and what took them too long. One stuck agent delays
-// only itself.
+// Where the lanes put what they found busy, and what took them too long or waited for a lock. One
+// stuck agent delays only itself.
 class busy_lane {
 public:
     busy_lane(session_context const& context, std::string const& node, std::size_t board_number,

@@ -73,9 +73,9 @@ public:
     [[nodiscard]] operations defer(operations batch, std::chrono::milliseconds pause);
     // Back to their lane, not before `pause` has passed. Returns those taken back, as above.
     [[nodiscard]] operations delay(operations batch, std::chrono::milliseconds pause);
-    // To the busy lane, after a call that took too long. Their agents are suspects from now on:
-    // what comes for one goes to the busy lane too, until a call for it has ended in time, or
-    // nobody has seen it fail for a while. Returns those taken back, as above.
+    // To the busy lane, after a call that took too long or waited for a lock. Their agents are
+    // suspects from now on: what comes for one goes to the busy lane too, until a call for it has
+    // ended in time, or nobody has seen it fail for a while. Returns those taken back, as above.
     [[nodiscard]] operations suspect(operations batch, std::chrono::milliseconds pause);
     // Answered, or about to be.
     void finish(operations const& batch);

@@ -190,15 +190,13 @@ TEST_CASE("P9: an agent whose calls take too long delays the others once, and th
     CHECK(w.rows() == 63);
 }
 
-TEST_CASE("P9: a trigger that waits, or that is broken, delays its agent only", "[db][fault]") {
+TEST_CASE("P9: a trigger that waits for a lock delays its agent only", "[db][fault]") {
     world w;
     sql_session holder{w.conninfo};
     holder.query("SELECT pg_advisory_lock(42)");
-    auto const action =
-        GENERATE("PERFORM pg_advisory_xact_lock(42)", "PERFORM no_such_function()");
     node a{w.conninfo};
     REQUIRE(a.is_up());
-    w.add_trigger("INSERT", "NEW.agent_id = 3", action);
+    w.add_trigger("INSERT", "NEW.agent_id = 3", "PERFORM pg_advisory_xact_lock(42)");
     // 3 and 5 share a lane.
     std::vector<std::uint64_t> stuck{a.acquire(3, a.token())};
     for (int i = 0; i < 30; ++i) {
@@ -223,6 +221,57 @@ TEST_CASE("P9: a trigger that waits, or that is broken, delays its agent only", 
     for (auto const key : stuck) {
         CHECK(a.got(key, lease_outcome::acquired, 60s));
     }
+}
+
+TEST_CASE("P9: a broken trigger delays the one request that it breaks on", "[db][fault]") {
+    world w;
+    node a{w.conninfo};
+    REQUIRE(a.is_up());
+    auto const sessions = w.backends("true").size();
+    w.add_trigger("INSERT", "NEW.session_id = 'poison'", "PERFORM no_such_function()");
+    auto const poison = a.acquire(3, a.token(), 1, "poison");
+    std::vector<std::uint64_t> good;
+    for (int round = 0; round < 3; ++round) {
+        // Its agent's and others', in one batch with it and without.
+        holding_agents(w, a, "3, 5", [&] {
+            for (int i = 0; i < 20; ++i) {
+                good.push_back(a.acquire(3 + i % 2 * 2, a.token()));
+            }
+        });
+        for (auto const key : good) {
+            REQUIRE(a.got(key, lease_outcome::acquired));
+        }
+    }
+    CHECK(a.box.outcomes(poison).empty());
+    CHECK(a.failures.outages() == 0);
+    CHECK(eventually([&] { return w.backends("true").size() == sessions; }));
+    w.drop_trigger();
+    CHECK(a.got(poison, lease_outcome::acquired, 30s));
+}
+
+TEST_CASE("rights that are taken away and given back: all is done soon after", "[db][fault]") {
+    world w;
+    node a{w.conninfo};
+    auto const token = a.token();
+    REQUIRE(a.got(a.acquire(3, token), lease_outcome::acquired));
+    w.sql.query("REVOKE INSERT, DELETE, UPDATE ON agent_subscriptions FROM presenced_server");
+    auto const release = a.release(3, token);
+    std::vector<std::uint64_t> kept;
+    for (int i = 0; i < 50; ++i) {
+        kept.push_back(a.acquire(5 + i % 4, a.token()));
+    }
+    REQUIRE(eventually([&] { return a.failures.of("transition") > 20; }));
+    CHECK(eventually([&] { return a.failures.outages() > 0; })); // ticks speak of all
+    w.sql.query("GRANT INSERT, DELETE, UPDATE ON agent_subscriptions TO presenced_server");
+    auto const began = std::chrono::steady_clock::now();
+    // Who comes now does not wait for those who failed.
+    CHECK(a.got(a.acquire(9, a.token()), lease_outcome::acquired));
+    CHECK(a.got(release, lease_outcome::released, 30s));
+    for (auto const key : kept) {
+        CHECK(a.got(key, lease_outcome::acquired, 30s));
+    }
+    CHECK(std::chrono::steady_clock::now() - began < 20s);
+    CHECK(a.is_up());
 }
 
 TEST_CASE("P9: a batch in which one agent takes too long: the others follow at once",

@@ -99,6 +99,9 @@ public:
         std::lock_guard const lock{mutex_};
         failures_[std::string{name}] += succeeded ? 0 : 1;
     }
+    void database_up(bool up) override { outages_ += up ? 0 : 1; }
+    // How often the database was said to be away.
+    int outages() const { return outages_; }
     int of(std::string const& name) const {
         std::lock_guard const lock{mutex_};
         auto const found = failures_.find(name);
@@ -108,6 +111,7 @@ public:
 private:
     mutable std::mutex mutex_;
     std::map<std::string, int> failures_;
+    std::atomic<int> outages_{0};
     std::map<std::string, std::size_t> taken_;
 };
 

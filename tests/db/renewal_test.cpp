@@ -384,8 +384,7 @@ TEST_CASE("P9: a trigger that waits for a lock on one row, or is broken there, h
     world w;
     node a{w.conninfo};
     auto const tokens = subscribe_hundred(a, "stuck", [](int i) { return i == 50; });
-    auto const action =
-        GENERATE("PERFORM pg_advisory_xact_lock(42)", "PERFORM no_such_function()");
+    auto const action = GENERATE("PERFORM pg_advisory_xact_lock(42)", "PERFORM no_such_function()");
     w.add_trigger("UPDATE", "NEW.session_id = 'stuck'", action);
     sql_session holder{w.conninfo};
     holder.query("SELECT pg_advisory_lock(42)");
