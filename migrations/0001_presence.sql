@@ -513,11 +513,12 @@ BEGIN
         RETURN;
     END IF;
     ran := true;
-    cutoff := presenced_stale_cutoff(at);
-    -- Not after a gap in the ticks or a step of the clock: one that is months ahead for a moment
-    -- would end the whole attendance log.
-    SELECT CASE WHEN at > c.judge_until OR cutoff = '-infinity' THEN '-infinity' ELSE at - keep END
-    FROM presence_clock c INTO keep_from;
+    -- Nothing is trimmed after a gap in the ticks or a step of the clock: one that is months ahead
+    -- for a moment would end the whole attendance log.
+    SELECT presenced_stale_cutoff(at, c),
+           CASE WHEN at > c.judge_until OR presenced_stale_cutoff(at, c) = '-infinity'
+                THEN '-infinity' ELSE at - keep END
+    FROM presence_clock c INTO cutoff, keep_from;
 
     -- Vouched leases are told apart by presenced_transition.
     SELECT w.wrong, w.newest FROM presenced_astray(cutoff, presenced_vouched(at)) w INTO wanted, newest;
