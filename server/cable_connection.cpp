@@ -266,14 +266,15 @@ void cable_connection::on_rejected(subscription& s) {
 }
 
 void cable_connection::on_lease_lost(subscription& s) {
+    auto const agent = s.agent;
+    forget(s);
     static thread_local line_limit limit{lines_a_second};
     if (auto const more = limit.admit()) {
         spdlog::warn(
             "cable lease lost conn={} agent={}{}: its row is gone, removed by somebody else "
             "or run out while this node was cut off",
-            facts_.number, s.agent, *more);
+            facts_.number, agent, *more);
     }
-    forget(s);
     end(protocol::disconnect_reason::lease_lost);
 }
 
