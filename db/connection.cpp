@@ -308,6 +308,14 @@ void connection::drop() {
     session_.reset();
 }
 
+void connection::replace() {
+    auto const now = steady_clock::now();
+    if (now - replaced_ >= std::chrono::seconds{1}) {
+        replaced_ = now;
+        session_.reset();
+    }
+}
+
 bool connection::is_usable() {
     if (!session_) {
         return false;
@@ -376,7 +384,11 @@ void connection::give_up(statement const& what, std::string sqlstate, std::strin
     }
     if (is_open && (!is_everybodys(sqlstate) || (of_elements && is_doubtful(sqlstate)))) {
         failures_ = 0;
-        throw call_failure{fault::element, std::move(sqlstate), true, problem};
+        if (!is_everybodys(sqlstate)) {
+            context_.board.succeeded(profile_.board_number);
+        }
+        bool const known = !is_outcome_unknown(sqlstate);
+        throw call_failure{fault::element, std::move(sqlstate), known, problem};
     }
     bool const known = is_open && !is_outcome_unknown(sqlstate);
     if (is_open && !sqlstate.empty()) {

@@ -93,8 +93,9 @@ public:
     // One autocommit statement. Throws call_failure; after fault::connection there is no session.
     // `of_elements`: it carries some, and so a doubtful error is taken for that of one of them.
     rows call(statement const& what, parameters const& values, bool of_elements = false);
-    // The next call has a session with fresh plans. Nothing was wrong with this one for certain.
-    void replace() { drop(); }
+    // The next call has a session with fresh plans, but not more often than once a second. For one
+    // with which nothing was wrong for certain: all that it was sent is answered.
+    void replace();
     // Counts sessions; a change means that one was lost in between.
     unsigned generation() const { return generation_; }
 
@@ -125,6 +126,7 @@ private:
     std::unique_ptr<session> session_;
     std::optional<predecessor> lost_;
     std::chrono::steady_clock::time_point sent_{};
+    std::chrono::steady_clock::time_point replaced_{};
     std::chrono::microseconds database_minus_steady_{0};
     unsigned generation_ = 0;
     unsigned failures_ = 0;

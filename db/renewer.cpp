@@ -257,6 +257,10 @@ bool renewer::send(renewals batch, bool skip_locked, bool tick) {
             return false;
         }
         if (e.kind() == fault::element && !batch.empty()) {
+            if (e.is_doubtful() && may_tick() && !send({}, true, true)) {
+                give_back(std::move(batch)); // everybody's fault, then
+                return false;
+            }
             if (batch.size() > 1) {
                 return send_parts(std::move(batch), skip_locked, tick);
             }
@@ -375,8 +379,10 @@ void renewer::put_off(renewals batch, call_failure const& e) {
             e.is_overrun()
                 ? longest_pause
                 : std::min(longest_pause, milliseconds{1'000} * (1 << std::min(r.failures, 5U)));
-        spdlog::warn("renewal refused agent={} sqlstate={} retry_ms={}", r.agent, e.sqlstate(),
-                     pause.count());
+        if (auto const more = refusals_.admit()) {
+            spdlog::warn("renewal refused agent={} sqlstate={} retry_ms={}{}", r.agent,
+                         e.sqlstate(), pause.count(), *more);
+        }
         ++r.failures;
         r.company = 1;
         r.not_before = now + pause;

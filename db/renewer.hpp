@@ -3,6 +3,7 @@
 
 #include "db/answers.hpp"
 #include "db/connection.hpp"
+#include "db/line_limit.hpp"
 #include "db/postgres_store.hpp"
 
 #include <condition_variable>
@@ -82,6 +83,7 @@ private:
     bool stopping_ = false;
     lease_token cursor_; // where the next batch begins, so that no part of the key space starves
     time_point oldest_in_flight_ = time_point::max();
+    line_limit refusals_{10};
     std::thread thread_;
 };
 

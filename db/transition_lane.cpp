@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <iterator>
 #include <string_view>
+#include <utility>
 
 namespace presenced::db {
 
@@ -66,6 +67,9 @@ void transition_batch::answer(operations& from, operations::iterator it, lease_o
 transition_batch::leftover transition_batch::run(operations batch, bool waits) {
     leftover left;
     send(std::move(batch), waits, left);
+    if (std::exchange(doubted_, false)) {
+        link_.replace();
+    }
     // Off the books first: whoever reads the answer may ask for the next thing at once.
     queue_.finish(finished_);
     finished_.clear();
@@ -110,6 +114,9 @@ void transition_batch::send(operations batch, bool waits, leftover& left) {
                        true);
         sort(std::move(batch), reply, left);
     } catch (call_failure const& e) {
+        for (auto& op : batch) {
+            op.maybe_done = op.maybe_done || !e.outcome_known();
+        }
         if (e.kind() == fault::element && batch.size() > 1) {
             send_parts(std::move(batch), waits, left);
             return;
@@ -128,9 +135,6 @@ void transition_batch::send(operations batch, bool waits, leftover& left) {
         }
         left.locked = left.locked || e.is_lock_timeout();
         left.slow = left.slow || !e.is_lock_timeout();
-        for (auto& op : batch) {
-            op.maybe_done = op.maybe_done || !e.outcome_known();
-        }
         left.again.splice(left.again.end(), batch);
     }
 }
@@ -187,9 +191,7 @@ void transition_batch::blame(operations one, call_failure const& e, leftover& le
         spdlog::warn("transition refused agent={} what={} sqlstate={}{}", it->agent, kind_of(*it),
                      e.sqlstate(), *more);
     }
-    if (e.is_doubtful()) {
-        link_.replace(); // should it be a stale plan
-    }
+    doubted_ = doubted_ || e.is_doubtful();
     if (it->what == operation::kind::acquire && e.is_bad_data()) {
         answer(one, it, lease_outcome::refused);
     } else {
@@ -220,6 +222,7 @@ transition_lane::transition_lane(unsigned number, session_context const& context
 
 void transition_lane::run() {
     auto limit = batch_limit;
+    std::size_t suspected = 0; // how many are to come in batches of `limit`: one of them waits
     while (link_.connect(stop_)) {
         auto work = queue_.take(number_, limit);
         if (work.empty()) {
@@ -235,7 +238,10 @@ void transition_lane::run() {
         set_aside(std::move(left.poisoned), queue_, batch_);
         if (overran) {
             limit = std::max<std::size_t>(1, size / 2);
+        } else if (suspected > size) {
+            suspected -= size;
         } else if (left.again.empty()) {
+            suspected = 0;
             limit = std::min(batch_limit, limit * 2);
         }
         if (left.again.empty()) {
@@ -254,7 +260,8 @@ void transition_lane::run() {
             continue;
         }
         if (left.locked) {
-            limit = part_size(size); // in few steps: each of them waits for the lock
+            limit = part_size(size); // to the culprit in few steps: each waits for its lock
+            suspected = size;
         } else if (left.slow) {
             limit = std::max<std::size_t>(1, size / 2);
         }

@@ -46,6 +46,7 @@ private:
     operations finished_;
     lease_answers answers_;
     line_limit refusals_{10};
+    bool doubted_ = false; // one was refused for what may be a stale plan of the session's
 };
 
 // One of the lanes among which agents are divided. Passes over what somebody else holds, and puts
