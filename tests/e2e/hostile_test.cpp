@@ -312,9 +312,10 @@ TEST_CASE("hostile clients hurt themselves only") {
             auto const start = steady::now();
             flood attack{w, *n, many(40), repeated(one, count)};
             attack.run(while_flooding);
-            while (is_full() && limited(*n, "input") == before &&
-                   since(start) < while_flooding + 20s) {
-                attack.run(100ms);
+            if (is_full() && limited(*n, "input") == before) {
+                // Forty may get less of a slow machine than their share; one alone does not.
+                flood lone{w, *n, 1, repeated(one, count)};
+                lone.run(while_flooding);
             }
             CHECK((limited(*n, "input") > before || !is_full()));
             // 10,000 frames or 2 MiB a second, and what buffers hold: 64 KiB and 64 KiB, which the
@@ -398,7 +399,11 @@ TEST_CASE("hostile clients hurt themselves only") {
             churn += framed("subscribe", id) + framed("unsubscribe", id);
         }
         flood attack{w, *n, many(20), churn};
+        auto const start = steady::now();
         attack.run(while_flooding);
+        while (limited(*n, "subscribes") == before && since(start) < while_flooding + 20s) {
+            attack.run(100ms);
+        }
         auto const answered = attack.answered();
         CHECK(answered == attack.size());
         CHECK(limited(*n, "subscribes") > before);
