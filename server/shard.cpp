@@ -353,9 +353,12 @@ void shard::deliver(std::vector<db::lease_answer> answers) {
     asio::post(context_, [this, answers = std::move(answers)] {
         for (auto const& answer : answers) {
             auto* const s = leases_.find(answer.key);
-            auto* const owner = s == nullptr ? nullptr : s->owner;
+            if (s == nullptr) {
+                continue; // a renewal of a lease that has been released since
+            }
+            auto* const owner = s->owner;
             try {
-                on_answer(answer);
+                on_answer(*s, answer.outcome);
             } catch (std::exception const& failure) {
                 // For want of memory, say. The answers behind it are others'.
                 if (owner != nullptr) {
@@ -368,13 +371,8 @@ void shard::deliver(std::vector<db::lease_answer> answers) {
     });
 }
 
-void shard::on_answer(db::lease_answer const& answer) {
-    auto* const found = leases_.find(answer.key);
-    if (found == nullptr) {
-        return; // a renewal of a lease that has been released since
-    }
-    auto& s = *found;
-    switch (answer.outcome) {
+void shard::on_answer(subscription& s, db::lease_outcome outcome) {
+    switch (outcome) {
     case db::lease_outcome::acquired:
         drive(s, [this](presence::lease& l) { return l.on_acquired(shared_.timings.heartbeat); });
         break;

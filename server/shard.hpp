@@ -116,7 +116,7 @@ private:
         job job_;
     };
 
-    void on_answer(db::lease_answer const& answer);
+    void on_answer(subscription& s, db::lease_outcome outcome);
     // Feeds an event to the lease, keeps the figures, and carries out what it asks for.
     template <class Event>
     void drive(subscription& s, Event event);
