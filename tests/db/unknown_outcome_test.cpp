@@ -1,0 +1,177 @@
+// Batches that are cut in the middle: what was asked for is done once or undone, and the answer
+// says which.
+#include "tests/db/node.hpp"
+
+#include <atomic>
+#include <thread>
+
+using namespace presenced;
+using namespace presenced::tests;
+
+TEST_CASE("P6: a backend killed in the middle of a batch: one row after the retry", "[db][fault]") {
+    world w;
+    node a{w.conninfo};
+    REQUIRE(a.is_up());
+    // The batch stops at its last step, with everything written and nothing committed.
+    sql_session holder{w.conninfo};
+    holder.query("BEGIN; LOCK TABLE routing_transitions IN ACCESS EXCLUSIVE MODE");
+    auto const key = a.acquire(3, a.token());
+    auto const in_batch = "state = 'active' AND wait_event_type = 'Lock' AND "
+                          "query LIKE '%presenced_transition(%'";
+    REQUIRE(eventually([&] { return w.backends(in_batch).size() == 1; }));
+    w.sql.query("SELECT pg_terminate_backend(" + std::to_string(w.backends(in_batch).at(0)) + ")");
+    holder.query("COMMIT");
+    CHECK(a.got(key, lease_outcome::acquired));
+    CHECK(w.rows() == 1);
+    CHECK(w.sql.number("SELECT count(*) FROM routing_transitions") == 1);
+}
+
+namespace {
+
+// A commit that waits for a standby that never comes is done, and its client does not know.
+struct waiting_commit {
+    explicit waiting_commit(world& where)
+        : w{where} {
+        w.sql.query("SET synchronous_commit = local");
+        w.sql.query("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+        w.sql.query("SELECT pg_reload_conf()");
+        await_standbys();
+    }
+    ~waiting_commit() { end(); }
+    // The server takes its new configuration when it comes to it: until then commits wait for
+    // nobody. A commit of another session shows when it has.
+    void await_standbys() {
+        std::atomic<bool> done{false};
+        std::thread committer{[&] {
+            sql_session other{w.conninfo};
+            while (!done) {
+                other.query("SELECT pg_logical_emit_message(true, 'probe', '')");
+            }
+        }};
+        constexpr auto waiting = "FROM pg_stat_activity WHERE datname = current_database() AND "
+                                 "wait_event = 'SyncRep' AND query LIKE '%logical_emit%'";
+        auto const does = eventually(
+            [&] { return w.sql.number(std::string{"SELECT count(*) "} + waiting) == 1; });
+        done = true;
+        w.sql.query(std::string{"SELECT pg_cancel_backend(pid) "} + waiting);
+        committer.join();
+        if (!does) {
+            throw std::runtime_error{"commits do not wait for standbys"};
+        }
+    }
+    pid_t backend() {
+        std::vector<pid_t> pids;
+        if (!eventually([&] {
+                pids =
+                    w.backends("wait_event = 'SyncRep' AND query LIKE '%presenced_transition(%'");
+                return !pids.empty();
+            })) {
+            throw std::runtime_error{"no commit waits for a standby"};
+        }
+        return pids.front();
+    }
+    void end() {
+        w.sql.query("ALTER SYSTEM RESET synchronous_standby_names");
+        w.sql.query("SELECT pg_reload_conf()");
+    }
+    world& w;
+};
+
+} // namespace
+
+TEST_CASE("P6: a commit whose outcome is unknown is one row after the retry", "[db][fault]") {
+    world w;
+    node a{w.conninfo};
+    REQUIRE(a.got(a.acquire(4, a.token()), lease_outcome::acquired));
+    waiting_commit commit{w};
+    auto const key = a.acquire(3, a.token());
+    auto const first = commit.backend();
+    w.sql.query("SELECT pg_terminate_backend(" + std::to_string(first) + ")");
+    REQUIRE(eventually([&] { return w.rows("agent_id = 3") == 1; }));
+    // The retry finds the row and waits for the standby again.
+    CHECK(eventually([&] { return commit.backend() != first; }));
+    commit.end();
+    CHECK(a.got(key, lease_outcome::acquired));
+    CHECK(w.rows("agent_id = 3") == 1);
+    CHECK(w.sql.number("SELECT count(*) FROM routing_transitions WHERE agent_id = 3") == 1);
+}
+
+TEST_CASE("abandon: an acquire whose outcome is unknown is undone before it is answered",
+          "[db][abandon]") {
+    world w;
+    node a{w.conninfo};
+    REQUIRE(a.got(a.acquire(4, a.token()), lease_outcome::acquired));
+    auto const token = a.token();
+    std::uint64_t key = 0;
+    {
+        waiting_commit commit{w};
+        key = a.acquire(3, token);
+        auto const first = commit.backend();
+        a.store->abandon(3, token); // in flight
+        w.sql.query("SELECT pg_terminate_backend(" + std::to_string(first) + ")");
+        CHECK(eventually([&] { return commit.backend() != first; }));
+        CHECK(a.box.outcomes(key).empty());
+    }
+    CHECK(a.got(key, lease_outcome::abandoned));
+    CHECK(w.rows("agent_id = 3") == 0);
+    CHECK_FALSE(w.flag(3));
+}
+
+TEST_CASE("abandon: in flight, it is answered by its outcome", "[db][abandon]") {
+    world w;
+    node a{w.conninfo};
+    REQUIRE(a.is_up());
+    sql_session holder{w.conninfo};
+    holder.query("BEGIN; LOCK TABLE routing_transitions IN ACCESS EXCLUSIVE MODE");
+    auto const token = a.token();
+    auto const key = a.acquire(3, token);
+    REQUIRE(eventually([&] {
+        return w.backends("wait_event_type = 'Lock' AND query LIKE '%presenced_transition(%'")
+                   .size() == 1;
+    }));
+    a.store->abandon(3, token);
+    a.store->abandon(3, token);
+    holder.query("COMMIT");
+    REQUIRE(eventually([&] { return !a.box.outcomes(key).empty(); }));
+    // Had the lock timed out first, nothing was done, and that is what the answer says.
+    auto const outcomes = a.box.outcomes(key);
+    REQUIRE(outcomes.size() == 1);
+    if (outcomes[0] == lease_outcome::acquired) {
+        CHECK(a.got(a.release(3, token), lease_outcome::released));
+    } else {
+        CHECK(outcomes[0] == lease_outcome::abandoned);
+    }
+    CHECK(w.rows() == 0);
+    CHECK_FALSE(w.flag(3));
+    a.store->abandon(3, token); // long answered: nothing
+}
+
+TEST_CASE("abandon: unsent while the database is away, it is answered at once", "[db][abandon]") {
+    postgres server;
+    auto const conninfo = server.create_database();
+    node a{conninfo};
+    REQUIRE(a.is_up());
+    {
+        sql_session sql{conninfo};
+        sql.query("INSERT INTO agents (id, owner_id) VALUES (3, 1)");
+    }
+    server.stop();
+    auto const token = a.token();
+    auto const key = a.acquire(3, token);
+    auto const kept = a.acquire(3, a.token());
+    a.store->abandon(3, token);
+    CHECK(a.got(key, lease_outcome::abandoned, 2s));
+    REQUIRE(eventually([&] { return !a.store->health().reachable; }));
+    CHECK_FALSE(a.store->health().problem.empty());
+    CHECK(eventually([&] { return !a.store->health().writable; }));
+
+    // More than that many acquires are not worth waiting for.
+    for (int i = 0; i < 65'535; ++i) {
+        a.acquire(999, a.token());
+    }
+    CHECK(a.got(a.acquire(3, a.token()), lease_outcome::unavailable, 2s));
+    server.start();
+    CHECK(a.got(kept, lease_outcome::acquired));
+    REQUIRE(eventually([&] { return a.box.count(lease_outcome::refused) == 65'535; }, 30s));
+    CHECK(a.is_up());
+}
