@@ -1,5 +1,5 @@
-// What others do to the database: locks they hold, triggers they add, rights they take away. It
-// delays what it concerns, and nobody else (P9).
+// What others do to the database: locks they hold, triggers they add, rights they take away. Whom
+// it does not concern is not delayed (P9).
 #include "tests/db/node.hpp"
 
 using namespace presenced;

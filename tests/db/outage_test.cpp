@@ -37,6 +37,36 @@ TEST_CASE("P3: renewals and releases are kept over a restart of the database", "
                     "WHERE routing_active") == "3 5");
 }
 
+TEST_CASE("abandon: unsent while the database is away, it is answered at once", "[db][abandon]") {
+    postgres server;
+    auto const conninfo = server.create_database();
+    node a{conninfo};
+    REQUIRE(a.is_up());
+    {
+        sql_session sql{conninfo};
+        sql.query("INSERT INTO agents (id, owner_id) VALUES (3, 1)");
+    }
+    server.stop();
+    auto const token = a.token();
+    auto const key = a.acquire(3, token);
+    auto const kept = a.acquire(3, a.token());
+    a.store->abandon(3, token);
+    CHECK(a.got(key, lease_outcome::abandoned, 2s));
+    REQUIRE(eventually([&] { return !a.store->health().reachable; }));
+    CHECK_FALSE(a.store->health().problem.empty());
+    CHECK(eventually([&] { return !a.store->health().writable; }));
+
+    // More than that many acquires are not worth waiting for.
+    for (int i = 0; i < 65'535; ++i) {
+        a.acquire(999, a.token());
+    }
+    CHECK(a.got(a.acquire(3, a.token()), lease_outcome::unavailable, 2s));
+    server.start();
+    CHECK(a.got(kept, lease_outcome::acquired));
+    REQUIRE(eventually([&] { return a.box.count(lease_outcome::refused) == 65'535; }, 30s));
+    CHECK(a.is_up());
+}
+
 TEST_CASE("a backend killed by the system restarts the server, and nothing is lost",
           "[db][fault]") {
     postgres server;

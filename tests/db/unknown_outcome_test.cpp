@@ -3,6 +3,7 @@
 #include "tests/db/node.hpp"
 
 #include <atomic>
+#include <stdexcept>
 #include <thread>
 
 using namespace presenced;
@@ -144,34 +145,4 @@ TEST_CASE("abandon: in flight, it is answered by its outcome", "[db][abandon]") 
     CHECK(w.rows() == 0);
     CHECK_FALSE(w.flag(3));
     a.store->abandon(3, token); // long answered: nothing
-}
-
-TEST_CASE("abandon: unsent while the database is away, it is answered at once", "[db][abandon]") {
-    postgres server;
-    auto const conninfo = server.create_database();
-    node a{conninfo};
-    REQUIRE(a.is_up());
-    {
-        sql_session sql{conninfo};
-        sql.query("INSERT INTO agents (id, owner_id) VALUES (3, 1)");
-    }
-    server.stop();
-    auto const token = a.token();
-    auto const key = a.acquire(3, token);
-    auto const kept = a.acquire(3, a.token());
-    a.store->abandon(3, token);
-    CHECK(a.got(key, lease_outcome::abandoned, 2s));
-    REQUIRE(eventually([&] { return !a.store->health().reachable; }));
-    CHECK_FALSE(a.store->health().problem.empty());
-    CHECK(eventually([&] { return !a.store->health().writable; }));
-
-    // More than that many acquires are not worth waiting for.
-    for (int i = 0; i < 65'535; ++i) {
-        a.acquire(999, a.token());
-    }
-    CHECK(a.got(a.acquire(3, a.token()), lease_outcome::unavailable, 2s));
-    server.start();
-    CHECK(a.got(kept, lease_outcome::acquired));
-    REQUIRE(eventually([&] { return a.box.count(lease_outcome::refused) == 65'535; }, 30s));
-    CHECK(a.is_up());
 }

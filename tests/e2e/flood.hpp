@@ -2,23 +2,21 @@
 #pragma once
 
 #include "tests/support/catch.hpp"
+#include "tests/support/eventually.hpp"
 #include "tests/support/raw_http.hpp"
 #include "tests/support/world.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <utility>
 
 namespace presenced::tests {
-
-// Rejected at once: who hears so has been read to the end.
-inline std::string const barrier = R"({"channel":"NoSuchChannel"})";
 
 inline std::string framed(std::string const& name, std::string const& identifier) {
     return client_frame(1, command(name, identifier));
@@ -44,6 +42,7 @@ public:
         }
     }
 
+    // Without reading they are slow readers: what the node answers stays with it.
     void run(milliseconds span, bool with_reading = true) {
         for (auto const end = steady::now() + span; steady::now() < end;) {
             auto moved = false;
@@ -62,9 +61,10 @@ public:
     // How many still get an answer, once everything has been read that they sent.
     std::size_t answered() {
         std::size_t count = 0;
+        // Rejected at once: who hears so has been read to the end.
+        auto const last = framed("subscribe", R"({"channel":"NoSuchChannel"})");
         for (auto& one : clients_) {
-            auto const rest = (one.at == 0 ? std::string{} : bytes_.substr(one.at)) +
-                              framed("subscribe", barrier);
+            auto const rest = (one.at == 0 ? std::string{} : bytes_.substr(one.at)) + last;
             for (std::string_view left = rest; !left.empty();) {
                 left.remove_prefix(one.socket.send_some(left).value_or(left.size()));
                 one.heard += one.socket.read(1, 0ms);
