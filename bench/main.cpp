@@ -1,5 +1,6 @@
 // presenced-bench: loads a presence server over its socket, or the store directly, and prints what
 // it measured as one JSON object.
+#include "bench/hold.hpp"
 #include "bench/renewals.hpp"
 #include "bench/scenarios.hpp"
 
@@ -95,11 +96,24 @@ int main(int argc, char** argv) {
     is_renew->add_flag("--old-snapshot", renewals.old_snapshot,
                        "while a snapshot is open that is 40 renewals old (ten minutes)");
 
+    hold_plan holding;
+    std::size_t length = 60;
+    auto* const is_hold =
+        app.add_subcommand("hold", "stores alone: leases renewed every 15 s, and flips meanwhile");
+    is_hold->add_option("--database", holding.database, "URL; migrated, with agents")->required();
+    is_hold->add_option("--sessions", holding.leases, "how many leases")->capture_default_str();
+    is_hold->add_option("--nodes", holding.nodes, "stores that share them")->capture_default_str();
+    is_hold->add_option("--hold", length, "seconds")->capture_default_str();
+    is_hold->add_option("--postgres", holding.postgres, "PID of the database server");
+
     try {
         app.parse(argc, argv);
         json result;
         if (is_renew->parsed()) {
             result = renew(renewals);
+        } else if (is_hold->parsed()) {
+            holding.length = std::chrono::seconds{length};
+            result = presenced::bench::hold(holding);
         } else {
             p.to = target::parse(url);
             p.identities = read_identities(identities);
