@@ -11,9 +11,3 @@ find_package(prometheus-cpp CONFIG REQUIRED COMPONENTS core)
 pkg_check_modules(PQXX REQUIRED IMPORTED_TARGET libpqxx)
 pkg_check_modules(PQ REQUIRED IMPORTED_TARGET libpq)
 find_path(CLI11_INCLUDE_DIR CLI/CLI.hpp REQUIRED)
-
-# spdlog for everybody here: see cmake/fmt_once/spdlog/spdlog.h.
-add_library(presenced_spdlog STATIC "${PROJECT_SOURCE_DIR}/cmake/fmt_once/fmt_once.cpp")
-target_include_directories(presenced_spdlog SYSTEM BEFORE
-    PUBLIC "${PROJECT_SOURCE_DIR}/cmake/fmt_once")
-target_link_libraries(presenced_spdlog PUBLIC spdlog::spdlog)

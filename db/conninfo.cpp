@@ -6,7 +6,7 @@
 #include <array>
 #include <charconv>
 #include <memory>
-#include <regex>
+#include <string_view>
 
 namespace presenced::db {
 
@@ -261,6 +261,40 @@ std::optional<std::string> pairing_problem(PQconninfoOption const* option) {
     return is_open ? std::nullopt : pairing_problem(hosts, addresses, list("port"));
 }
 
+bool is_letter(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+// Whether the text is letters, digits and these marks.
+bool is_name(std::string_view text, std::string_view marks) {
+    return std::all_of(text.begin(), text.end(), [&](char c) {
+        return is_letter(c) || (c >= '0' && c <= '9') || marks.find(c) != marks.npos;
+    });
+}
+
+// The name of the parameter that libpq's message calls unknown; empty for another message.
+std::string unknown_in(std::string_view message) {
+    if (!message.starts_with("invalid URI query parameter") &&
+        !message.starts_with("invalid connection option")) {
+        return {};
+    }
+    auto const opening = message.find('"');
+    if (opening == message.npos) {
+        return {};
+    }
+    auto const quoted = message.substr(opening + 1);
+    auto const closing = quoted.find('"');
+    auto const name = closing == quoted.npos ? std::string_view{} : quoted.substr(0, closing);
+    return std::string{is_name(name, "_.-") ? name : ""};
+}
+
+// What is before `://`; empty when that is not the name of a scheme.
+std::string scheme_of(std::string_view conninfo) {
+    auto const end = conninfo.find("://");
+    auto const name = end == conninfo.npos ? std::string_view{} : conninfo.substr(0, end);
+    return std::string{!name.empty() && is_letter(name[0]) && is_name(name, "+.-") ? name : ""};
+}
+
 } // namespace
 
 std::optional<std::string> conninfo_problem(std::string const& conninfo) {
@@ -277,15 +311,10 @@ std::optional<std::string> conninfo_problem(std::string const& conninfo) {
     // Of libpq's messages only the name of a parameter is repeated: others quote parts of the
     // string, and so of the password.
     std::string const text = message != nullptr ? message : "";
-    std::smatch match;
-    static std::regex const unknown{
-        R"(^invalid (?:URI query parameter|connection option)[^"]*"([A-Za-z0-9_.-]+)\")"};
-    if (std::regex_search(text, match, unknown)) {
-        return unknown_parameter(match[1].str(), conninfo);
+    if (auto const unknown = unknown_in(text); !unknown.empty()) {
+        return unknown_parameter(unknown, conninfo);
     }
-    static std::regex const scheme{R"(^([A-Za-z][A-Za-z0-9+.-]*)://)"};
-    if (std::regex_search(conninfo, match, scheme)) {
-        auto const name = match[1].str();
+    if (auto const name = scheme_of(conninfo); !name.empty()) {
         if (name != "postgresql" && name != "postgres") {
             return "the connection string begins with " + name +
                    "://; allowed: postgresql://USER@HOST/DATABASE";

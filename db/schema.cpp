@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <regex>
+#include <sstream>
 #include <utility>
 
 namespace presenced::db {
@@ -114,14 +114,25 @@ milliseconds read_stale_after(pqxx::work& tx) {
     return milliseconds{r[0][0].as<std::int64_t>()};
 }
 
+// The tables and views that a migration creates, each at the beginning of a line.
+std::vector<std::string> created_by(migration const& m) {
+    std::vector<std::string> names;
+    std::istringstream lines{std::string{m.sql}};
+    for (std::string line; std::getline(lines, line);) {
+        std::istringstream words{line};
+        std::string create, kind, name;
+        if (line.starts_with("CREATE ") && words >> create >> kind >> name &&
+            (kind == "TABLE" || kind == "VIEW")) {
+            names.push_back(name.substr(0, name.find('(')));
+        }
+    }
+    return names;
+}
+
 // `CREATE TABLE IF NOT EXISTS` would take a stranger's table for ours, and a bare CREATE TABLE
 // fails on it without saying what to do.
 void refuse_strangers(pqxx::work& tx, migration const& m, std::string const& schema) {
-    static std::regex const creates{R"((?:^|\n)CREATE (?:TABLE|VIEW) (\w+))"};
-    using iterator = std::cregex_iterator;
-    for (auto it = iterator{m.sql.data(), m.sql.data() + m.sql.size(), creates}; it != iterator{};
-         ++it) {
-        auto const name = (*it)[1].str();
+    for (auto const& name : created_by(m)) {
         auto const found = tx.exec("SELECT FROM pg_class WHERE relname = " + tx.quote(name) +
                                    " AND relnamespace = current_schema()::regnamespace");
         if (!found.empty()) {

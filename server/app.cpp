@@ -82,7 +82,7 @@ public:
     app(config const& settings, store_source const& from)
         : settings_{settings}
         , source_{from}
-        , figures_{PRESENCED_VERSION, settings.node}
+        , figures_{db::built_version(), settings.node}
         , node_{settings, figures_, connection_limit(settings)}
         , shards_{make_shards()}
         , listener_{context_, shards_}
@@ -172,8 +172,8 @@ int app::run() {
     std::signal(SIGPIPE, SIG_IGN); // a peer that is gone is an error code, not a signal
     spdlog::info("app starting version={} node={} boot={} threads={} max_connections={} "
                  "database_connections={}",
-                 PRESENCED_VERSION, settings_.node, boot_id_, settings_.threads, node_.door.limit(),
-                 settings_.transition_lanes() + 4);
+                 db::built_version(), settings_.node, boot_id_, settings_.threads,
+                 node_.door.limit(), settings_.transition_lanes() + 4);
     std::string addresses;
     for (auto const& bound : listener_.listen(settings_.listen)) {
         addresses += (addresses.empty() ? "" : ",") + bound;
@@ -273,7 +273,7 @@ void app::on_schema(db::schema_facts facts) {
     options.conninfo = settings_.conninfo;
     options.node = settings_.node;
     options.boot_id = boot_id_;
-    options.version = PRESENCED_VERSION;
+    options.version = db::built_version();
     options.timings = node_.timings;
     options.keep_transitions = settings_.transitions_keep;
     options.transition_lanes = settings_.transition_lanes();
@@ -437,7 +437,7 @@ void app::finish(int code) {
 
 store_source postgres() {
     return {
-        [](std::string const& conninfo) { return db::check_schema(conninfo, PRESENCED_VERSION); },
+        [](std::string const& conninfo) { return db::check_schema(conninfo, db::built_version()); },
         db::make_postgres_store};
 }
 

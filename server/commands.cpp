@@ -320,7 +320,7 @@ void add_health(CLI::App& app, invocation& into) {
 int run_command_line(int argc, char const* const* argv) {
     CLI::App app{"presenced: a WebSocket presence server for Action Cable clients, on PostgreSQL",
                  "presenced"};
-    app.set_version_flag("--version", std::string{"presenced "} + PRESENCED_VERSION);
+    app.set_version_flag("--version", "presenced " + std::string{db::built_version()});
     app.footer("presenced COMMAND --help says more, with examples.\n"
                "Exit codes: 0, 1 failure, 2 usage or a bad setting.");
     invocation chosen;

@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include <csignal>
-#include <regex>
 #include <set>
+#include <sstream>
 
 using namespace presenced::tests;
 
@@ -17,6 +17,22 @@ constexpr auto heartbeat = 1'500ms;
 constexpr auto stale_after = 4'500ms;
 constexpr auto sweep = 500ms;
 constexpr auto slack = 1'000ms;
+
+// What the lines of Prometheus' text that begin with `what` say of each metric.
+std::vector<std::pair<std::string, std::string>> commented(std::string const& text,
+                                                           std::string_view what) {
+    std::vector<std::pair<std::string, std::string>> found;
+    std::istringstream lines{text};
+    for (std::string line; std::getline(lines, line);) {
+        if (line.starts_with(what)) {
+            auto const rest = line.substr(what.size());
+            auto const space = rest.find(' ');
+            REQUIRE(space != rest.npos);
+            found.emplace_back(rest.substr(0, space), rest.substr(space + 1));
+        }
+    }
+    return found;
+}
 
 std::string of_agent(std::int64_t agent) {
     return " WHERE agent_id = " + std::to_string(agent);
@@ -287,10 +303,10 @@ TEST_CASE("/metrics has every family") {
     CHECK(eventually([&] { return n->metric("presenced_connections") == 0; }));
 
     std::set<std::string> families;
-    std::regex const help{"# HELP (\\S+) \\S.*"};
     auto const text = n->get("/metrics").body;
-    for (std::sregex_iterator it{text.begin(), text.end(), help}, end; it != end; ++it) {
-        families.insert((*it)[1]);
+    for (auto const& [family, help] : commented(text, "# HELP ")) {
+        CHECK_FALSE(help.empty());
+        families.insert(family);
     }
     for (auto const* family : {"presenced_connections",
                                "presenced_subscriptions",
@@ -400,12 +416,11 @@ TEST_CASE("whatever goes wrong is counted by its cause") {
     CHECK(w.has_rows(agent, 0));
 
     // What Prometheus calls a counter is one, and is called so.
-    std::regex const type{"# TYPE (\\S+) (\\S+)"};
-    auto const text = n->get("/metrics").body;
-    for (std::sregex_iterator it{text.begin(), text.end(), type}, end; it != end; ++it) {
-        std::string const name = (*it)[1];
+    auto const types = commented(n->get("/metrics").body, "# TYPE ");
+    CHECK_FALSE(types.empty());
+    for (auto const& [name, type] : types) {
         CAPTURE(name);
-        CHECK(name.ends_with("_total") == ((*it)[2] == "counter"));
+        CHECK(name.ends_with("_total") == (type == "counter"));
     }
 }
 

@@ -1,7 +1,0 @@
-#include <spdlog/spdlog.h>
-
-#ifdef PRESENCED_FMT_ONCE
-FMT_BEGIN_NAMESPACE
-PRESENCED_FMT_ONCE
-FMT_END_NAMESPACE
-#endif

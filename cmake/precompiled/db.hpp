@@ -1,0 +1,6 @@
+#pragma once
+
+#include "cmake/precompiled/log.hpp"
+#include "cmake/precompiled/standard.hpp"
+
+#include <pqxx/pqxx>
