@@ -18,6 +18,8 @@
 #include <atomic>
 #include <cstdio>
 #include <deque>
+#include <memory>
+#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -44,81 +46,154 @@ double limited(node const& n, std::string const& by) {
     return n.metric("presenced_limits_hit_total{limit=\"" + by + "\"}");
 }
 
+// A node with well-behaved neighbours. Each attack has its own.
+struct target {
+    world w{is_full() ? timings(1, 1) : a_tenth()};
+    std::unique_ptr<node> n = start(w);
+    neighbours all{w, *n, is_full()};
+
+    static std::unique_ptr<node> start(world const& w) {
+        raise_descriptor_limit(); // the node inherits it
+        return w.start_node({{"PRESENCED_LOG_LEVEL", "info"}});
+    }
+
+    // Runs an attack, prints its line, and sees to it that the node still serves.
+    template <class Attack>
+    void watch(std::string const& name, Attack attack) {
+        static std::once_flag once;
+        std::call_once(once, [] {
+            std::printf("attack | client got | RSS growth | neighbour's longest ping gap | "
+                        "subscribe p99 | the node's work in it | disconnects\n");
+        });
+        all.watch(name, attack);
+        CHECK(n->get("/readyz").status == 200);
+    }
+};
+
+milliseconds while_flooding() {
+    return is_full() ? 10s : 1s;
+}
+
+// Forty at full strength send `one` over and over, `count` at a time. A sanitizer may be slower
+// than the limits, so that nobody needs to be slowed down; the release is not.
+void flooded(std::string const& name, std::string const& one, std::size_t count) {
+    target attacked;
+    auto& w = attacked.w;
+    auto& n = attacked.n;
+    attacked.watch(name, [&] {
+        auto const before = limited(*n, "input");
+        auto const start = steady::now();
+        flood attack{w, *n, many(40), repeated(one, count)};
+        attack.run(while_flooding());
+        // 10,000 frames or 2 MiB a second, and what buffers hold: 64 KiB and 64 KiB, which the
+        // kernel doubles, and a message.
+        auto const share = std::min(10'000 * static_cast<double>(one.size()), 2.0 * (1 << 20));
+        auto const seconds = std::chrono::duration<double>(since(start)).count();
+        CHECK(attack.most_sent() <= share * (seconds + 0.1) + 5 * 64 * 1024);
+        auto const answered = attack.answered();
+        CHECK(answered == attack.size());
+        if (is_full() && limited(*n, "input") == before) {
+            // Forty may get less of a slow machine than their share; one alone, once the node
+            // is through with theirs, does not.
+            flood lone{w, *n, 1, repeated(one, count)};
+            lone.run(while_flooding());
+        }
+        CHECK((limited(*n, "input") > before || !is_full()));
+        return times(answered, "slowed down, answered");
+    });
+}
+
+// From so many threads as many bad tokens as they manage, each answered before the next is sent.
+// Returns how many were unauthorized and how many got 429.
+template <class TokenOf>
+std::pair<std::size_t, std::size_t> bad_tokens(node const& n, TokenOf token_of) {
+    std::atomic<std::size_t> answers[3] = {};
+    std::vector<std::thread> threads;
+    auto const end = steady::now() + while_flooding();
+    for (std::size_t t = 0; t < many(40); ++t) {
+        threads.emplace_back([&, t] {
+            auto const from = "127.0.1." + std::to_string(t + 1);
+            for (std::size_t i = 0; steady::now() < end; ++i) {
+                auto const status =
+                    try_upgrade(n.port(), "/cable?token=" + token_of(t, i), {}, from.c_str())
+                        .status;
+                ++answers[status == 101 ? 0 : status == 429 ? 1 : 2];
+            }
+        });
+    }
+    for (auto& t : threads) {
+        t.join();
+    }
+    CHECK(answers[2] == 0);
+    return std::pair<std::size_t, std::size_t>{answers[0], answers[1]};
+}
+
 } // namespace
 
-TEST_CASE("hostile clients hurt themselves only") {
-    raise_descriptor_limit();
-    world w{is_full() ? timings(1, 1) : a_tenth()};
-    auto const n = w.start_node({{"PRESENCED_LOG_LEVEL", "info"}});
-    auto const peer_timeout = is_full() ? 30s : 3s;
-    neighbours all{w, *n, is_full()};
-    milliseconds const while_flooding = is_full() ? 10s : 1s;
-    std::printf("attack | client got | RSS growth | neighbour's longest ping gap | "
-                "subscribe p99 | the node's work in it | disconnects\n");
-
-    // A sanitizer may be slower than the limits, so that nobody needs to be slowed down; the
-    // release is not.
-    auto const flooded = [&](std::string const& name, std::string const& one, std::size_t count) {
-        all.watch(name, [&] {
-            auto const before = limited(*n, "input");
-            auto const start = steady::now();
-            flood attack{w, *n, many(40), repeated(one, count)};
-            attack.run(while_flooding);
-            // 10,000 frames or 2 MiB a second, and what buffers hold: 64 KiB and 64 KiB, which the
-            // kernel doubles, and a message.
-            auto const share = std::min(10'000 * static_cast<double>(one.size()), 2.0 * (1 << 20));
-            auto const seconds = std::chrono::duration<double>(since(start)).count();
-            CHECK(attack.most_sent() <= share * (seconds + 0.1) + 5 * 64 * 1024);
-            auto const answered = attack.answered();
-            CHECK(answered == attack.size());
-            if (is_full() && limited(*n, "input") == before) {
-                // Forty may get less of a slow machine than their share; one alone, once the node
-                // is through with theirs, does not.
-                flood lone{w, *n, 1, repeated(one, count)};
-                lone.run(while_flooding);
-            }
-            CHECK((limited(*n, "input") > before || !is_full()));
-            return times(answered, "slowed down, answered");
-        });
-    };
+TEST_CASE("floods of commands hurt no neighbour") {
     flooded("floods of commands", framed("unsubscribe", "none"), 500);
+}
+
+TEST_CASE("floods of 64 KiB messages hurt no neighbour") {
     flooded("floods of 64 KiB messages", client_frame(1, std::string(64 * 1024, ' ')), 8);
+}
+
+TEST_CASE("floods of pings hurt no neighbour") {
     flooded("floods of pings", client_frame(9, ""), 1000);
-    // These count by their bytes.
+}
+
+// These count by their bytes.
+TEST_CASE("floods of fragments without end hurt no neighbour") {
     flooded("floods of fragments without end",
             client_frame(1, "{", false) + repeated(client_frame(0, "", false), 1000) +
                 client_frame(0, "}"),
             1);
+}
 
-    all.watch("deep JSON", [&] {
+TEST_CASE("frames of deep JSON are ignored, and hurt no neighbour") {
+    target attacked;
+    auto& w = attacked.w;
+    auto& n = attacked.n;
+    attacked.watch("deep JSON", [&] {
         auto const deep = [&] {
             return n->metric("presenced_bad_frames_total{cause=\"too_deep\"}");
         };
         auto const before = deep();
         flood attack{w, *n, many(10), repeated(client_frame(1, std::string(60'000, '[')), 2)};
-        attack.run(while_flooding / 2);
+        attack.run(while_flooding() / 2);
         auto const answered = attack.answered();
         CHECK(answered == attack.size());
         CHECK(deep() > before);
         return times(answered, "ignored, answered");
     });
+}
 
-    all.watch("slow readers", [&] {
+TEST_CASE("slow readers are disconnected, and hurt no neighbour") {
+    target attacked;
+    auto& w = attacked.w;
+    auto& n = attacked.n;
+    attacked.watch("slow readers", [&] {
         auto const too_slow = [&] {
             return n->metric("presenced_disconnects_total{reason=\"too_slow\"}");
         };
         auto const before = too_slow();
         flood attack{w, *n, many(200), framed("subscribe", std::string(4'000, 'x'))};
         auto const expected = before + static_cast<double>(attack.size());
-        auto const end = steady::now() + peer_timeout + 40s;
+        auto const end = steady::now() + (is_full() ? 30s : 3s) + 40s;
         while (too_slow() < expected && steady::now() < end) {
             attack.run(100ms, false);
         }
         CHECK(too_slow() == expected);
         return times(attack.size(), "too_slow");
     });
+}
 
-    all.watch("thousands of subscriptions", [&] {
+TEST_CASE(
+    "a session that asks for thousands of subscriptions gets a hundred, and hurts no neighbour") {
+    target attacked;
+    auto& w = attacked.w;
+    auto& n = attacked.n;
+    attacked.watch("thousands of subscriptions", [&] {
         auto const agent = w.add_agent();
         auto const greedy = w.session(*n);
         auto const count = many(10'000);
@@ -142,8 +217,14 @@ TEST_CASE("hostile clients hurt themselves only") {
         CHECK(w.becomes_active(agent, false));
         return times(confirmed, "confirmed, ") + times(rejected, "rejected");
     });
+}
 
-    all.watch("subscribe and unsubscribe without end", [&] {
+TEST_CASE(
+    "clients that subscribe and unsubscribe without end are slowed down, and hurt no neighbour") {
+    target attacked;
+    auto& w = attacked.w;
+    auto& n = attacked.n;
+    attacked.watch("subscribe and unsubscribe without end", [&] {
         auto const agent = w.add_agent();
         auto const before = limited(*n, "subscribes");
         std::string churn;
@@ -153,8 +234,8 @@ TEST_CASE("hostile clients hurt themselves only") {
         }
         flood attack{w, *n, many(20), churn};
         auto const start = steady::now();
-        attack.run(while_flooding);
-        while (limited(*n, "subscribes") == before && since(start) < while_flooding + 20s) {
+        attack.run(while_flooding());
+        while (limited(*n, "subscribes") == before && since(start) < while_flooding() + 20s) {
             attack.run(100ms);
         }
         auto const answered = attack.answered();
@@ -162,8 +243,12 @@ TEST_CASE("hostile clients hurt themselves only") {
         CHECK(limited(*n, "subscribes") > before);
         return times(answered, "slowed down, answered");
     });
+}
 
-    all.watch("idle connections and slow headers", [&] {
+TEST_CASE("idle connections and slow headers get 408, and hurt no neighbour") {
+    target attacked;
+    auto& n = attacked.n;
+    attacked.watch("idle connections and slow headers", [&] {
         std::deque<raw_connection> open;
         auto const before = limited(*n, "request_timeout");
         for (std::size_t i = 0; i < many(2'000); ++i) {
@@ -187,8 +272,12 @@ TEST_CASE("hostile clients hurt themselves only") {
         CHECK(timed_out == open.size());
         return times(timed_out, "408");
     });
+}
 
-    all.watch("huge headers", [&] {
+TEST_CASE("huge headers get 431, and hurt no neighbour") {
+    target attacked;
+    auto& n = attacked.n;
+    attacked.watch("huge headers", [&] {
         std::string const head =
             "GET /cable HTTP/1.1\r\nHost: x\r\nX-Long: " + std::string(1 << 20, 'x');
         std::size_t refused = 0;
@@ -206,37 +295,25 @@ TEST_CASE("hostile clients hurt themselves only") {
         CHECK(refused == count);
         return times(refused, "431");
     });
+}
 
-    // From so many threads as many as they manage, each answered before the next is sent.
-    auto const bad_tokens = [&](auto token_of) {
-        std::atomic<std::size_t> answers[3] = {};
-        std::vector<std::thread> threads;
-        auto const end = steady::now() + while_flooding;
-        for (std::size_t t = 0; t < many(40); ++t) {
-            threads.emplace_back([&, t] {
-                auto const from = "127.0.1." + std::to_string(t + 1);
-                for (std::size_t i = 0; steady::now() < end; ++i) {
-                    auto const status =
-                        try_upgrade(n->port(), "/cable?token=" + token_of(t, i), {}, from.c_str())
-                            .status;
-                    ++answers[status == 101 ? 0 : status == 429 ? 1 : 2];
-                }
-            });
-        }
-        for (auto& t : threads) {
-            t.join();
-        }
-        CHECK(answers[2] == 0);
-        return std::pair<std::size_t, std::size_t>{answers[0], answers[1]};
-    };
-    all.watch("the same bad token", [&] {
+TEST_CASE("the same bad token gets 429, and hurts no neighbour") {
+    target attacked;
+    auto& n = attacked.n;
+    attacked.watch("the same bad token", [&] {
         auto const [turned_away, refused] =
-            bad_tokens([](std::size_t, std::size_t) { return std::string{"bad"}; });
+            bad_tokens(*n, [](std::size_t, std::size_t) { return std::string{"bad"}; });
         CHECK(turned_away == 3);
         CHECK(refused > 0);
         return times(turned_away, "unauthorized, ") + times(refused, "429");
     });
-    all.watch("many bad tokens", [&] {
+}
+
+TEST_CASE("many bad tokens keep out no good one, and hurt no neighbour") {
+    target attacked;
+    auto& w = attacked.w;
+    auto& n = attacked.n;
+    attacked.watch("many bad tokens", [&] {
         std::atomic<bool> done{false};
         std::atomic<std::size_t> good{0};
         std::thread guest{[&] {
@@ -246,7 +323,7 @@ TEST_CASE("hostile clients hurt themselves only") {
                 std::this_thread::sleep_for(50ms); // the guest's pace, who is no flood
             }
         }};
-        auto const [turned_away, refused] = bad_tokens([](std::size_t t, std::size_t i) {
+        auto const [turned_away, refused] = bad_tokens(*n, [](std::size_t t, std::size_t i) {
             return "bad-" + std::to_string(t) + "-" + std::to_string(i);
         });
         done = true;
@@ -256,9 +333,14 @@ TEST_CASE("hostile clients hurt themselves only") {
         CHECK(n->metric("presenced_auth_failures_total{cause=\"unavailable\"}") == 0);
         return times(turned_away, "unauthorized; ") + times(good, "good ones let in");
     });
+}
 
-    // Descriptors: what the node has, and a few more; then hundreds of connections ask for one.
-    all.watch("descriptors used up", [&] {
+// Descriptors: what the node has, and a few more; then hundreds of connections ask for one.
+TEST_CASE("a node that runs out of descriptors makes room, and hurts no neighbour") {
+    target attacked;
+    auto& w = attacked.w;
+    auto& n = attacked.n;
+    attacked.watch("descriptors used up", [&] {
         rlimit few{};
         prlimit(n->pid(), RLIMIT_NOFILE, nullptr, &few);
         auto const many_of_them = few;
@@ -292,5 +374,4 @@ TEST_CASE("hostile clients hurt themselves only") {
         CHECK(n->get("/healthz").status == 200);
         return times(count, "waited for, or closed");
     });
-    CHECK(n->get("/readyz").status == 200);
 }
