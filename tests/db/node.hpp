@@ -16,6 +16,10 @@
 
 namespace presenced::tests {
 
+// tests/support has a node and a world, too, with a process of its own in each: other classes,
+// other names.
+inline namespace in_process {
+
 using namespace std::chrono_literals;
 using db::lease_outcome;
 using db::lease_token;
@@ -251,5 +255,7 @@ struct world {
     std::string conninfo;
     sql_session sql;
 };
+
+} // namespace in_process
 
 } // namespace presenced::tests
