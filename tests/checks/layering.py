@@ -32,7 +32,7 @@ LIBRARIES = {
               r"server/websocket_factory\.hpp|tests/|bench/)"),
     "Boost": (r"boost/", r"^(server/|tests/|bench/)"),
     "spdlog": (r"spdlog/", r"^(db/\w+\.cpp|server/\w+\.cpp|tests/|bench/)"),
-    "CLI11": (r"CLI/", r"^(server/commands\w*|bench/main|tests/ghosts/ghosts)\.cpp"),
+    "CLI11": (r"CLI/", r"^(server/commands\w*|bench/main)\.cpp"),
     "prometheus-cpp": (r"prometheus/", r"^server/metrics\.cpp"),
     "OpenSSL": (r"openssl/", r"^(server/\w+\.cpp|tests/|bench/)"),
     "Catch2": (r"catch2/", r"^tests/support/catch\.hpp"),

@@ -14,7 +14,6 @@
 #include "tests/support/tcp_proxy.hpp"
 #include "tests/support/world.hpp"
 
-#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -321,25 +320,66 @@ int run(options const& o) {
     return kept ? 0 : 1;
 }
 
+constexpr auto usage = R"(usage: ghosts [OPTION VALUE]...
+
+Seconds from the end of a session to its routing flag off.
+
+  --cases KEY,...    only these
+  --timings WHICH    of presenced: default, tenth or both
+  --json FILE        for the table as JSON
+  --beside FILE      JSON of an earlier run, whose columns come first
+  --limit SECONDS    after which a case is given up (120)
+  --server NAME=COMMAND   another server, instead of presenced
+)";
+
+std::vector<std::string> cases_in(std::string const& list) {
+    std::vector<std::string> cases;
+    std::istringstream parts{list};
+    for (std::string key; std::getline(parts, key, ',');) {
+        if (std::none_of(std::begin(ways), std::end(ways),
+                         [&](auto const& w) { return key == w.key; })) {
+            throw std::invalid_argument{"no case is called " + key};
+        }
+        cases.push_back(key);
+    }
+    return cases;
+}
+
+void set(options& o, std::string const& name, std::string const& value) {
+    if (name == "--cases") {
+        o.cases = cases_in(value);
+    } else if (name == "--timings" && (value == "default" || value == "tenth" || value == "both")) {
+        o.timings = value;
+    } else if (name == "--json") {
+        o.json = value;
+    } else if (name == "--beside") {
+        o.beside = value;
+    } else if (name == "--limit") {
+        o.limit = std::stoi(value);
+    } else if (name == "--server") {
+        o.servers.push_back(value);
+    } else {
+        throw std::invalid_argument{name + " " + value + " is no option"};
+    }
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
-    CLI::App app{"Seconds from the end of a session to its routing flag off"};
     options o;
-    std::vector<std::string> keys;
-    for (auto const& way : ways) {
-        keys.emplace_back(way.key);
+    try {
+        std::vector<std::string> const given(argv + 1, argv + argc);
+        if (!given.empty() && given.front() == "--help") {
+            std::cout << usage;
+            return 0;
+        }
+        for (std::size_t i = 0; i < given.size(); i += 2) {
+            set(o, given[i], i + 1 < given.size() ? given[i + 1] : "");
+        }
+    } catch (std::exception const& e) {
+        std::cerr << "ghosts: " << e.what() << '\n' << usage;
+        return 2;
     }
-    app.add_option("--cases", o.cases, "only these, with commas between")
-        ->delimiter(',')
-        ->check(CLI::IsMember(keys));
-    app.add_option("--timings", o.timings, "of presenced")
-        ->check(CLI::IsMember({"default", "tenth", "both"}));
-    app.add_option("--json", o.json, "file for the table as JSON");
-    app.add_option("--beside", o.beside, "JSON of an earlier run, whose columns come first");
-    app.add_option("--limit", o.limit, "seconds after which a case is given up (120)");
-    app.add_option("--server", o.servers, "another server, NAME=COMMAND, instead of presenced");
-    CLI11_PARSE(app, argc, argv);
     try {
         return run(o);
     } catch (std::exception const& e) {
