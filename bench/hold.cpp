@@ -23,7 +23,7 @@ using steady = std::chrono::steady_clock;
 
 constexpr auto heartbeat = 15'000ms;
 constexpr auto flip_pause = 20ms;
-constexpr auto quiet_flips = 300;     // before there are leases: what a flip takes on this machine
+constexpr auto quiet_flips = 300; // before there are leases: what a flip takes on this machine
 constexpr auto counters_flush = 1500ms; // until PostgreSQL's counters are in
 
 double in_ms(std::chrono::nanoseconds d) {
@@ -88,12 +88,10 @@ flips flip(lease_driver& agents, Wanted wanted) {
 }
 
 nlohmann::ordered_json shown(flips const& f) {
-    return {{"flips", f.on.size() + f.off.size()},
-            {"on_p50_ms", percentile(f.on, 0.5)},
-            {"on_p99_ms", percentile(f.on, 0.99)},
-            {"off_p50_ms", percentile(f.off, 0.5)},
-            {"off_p99_ms", percentile(f.off, 0.99)},
-            {"off_max_ms", f.off.empty() ? 0 : f.off.back()}};
+    return {
+        {"flips", f.on.size() + f.off.size()},   {"on_p50_ms", percentile(f.on, 0.5)},
+        {"on_p99_ms", percentile(f.on, 0.99)},   {"off_p50_ms", percentile(f.off, 0.5)},
+        {"off_p99_ms", percentile(f.off, 0.99)}, {"off_max_ms", f.off.empty() ? 0 : f.off.back()}};
 }
 
 } // namespace
@@ -112,8 +110,8 @@ nlohmann::ordered_json hold(hold_plan const& p) {
     for (std::size_t n = 0; n < p.nodes; ++n) {
         auto const from = p.leases * n / p.nodes;
         auto const to = p.leases * (n + 1) / p.nodes;
-        stores.push_back(db::make_postgres_store(
-            options_of(p.database, "bench-" + std::to_string(n)), watcher));
+        stores.push_back(
+            db::make_postgres_store(options_of(p.database, "bench-" + std::to_string(n)), watcher));
         drivers.push_back(
             std::make_unique<lease_driver>(*stores.back(), leases_of(link, to - from, from)));
         drivers.back()->acquire();
