@@ -4,6 +4,7 @@
 #include "server/log.hpp"
 #include "server/node.hpp"
 #include "server/shard.hpp"
+#include "server/threads.hpp"
 
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
@@ -39,10 +40,10 @@ constexpr std::size_t spare_descriptors = 256;
 constexpr std::size_t of_a_loop = 3;
 constexpr std::size_t of_a_session = 2;
 
-constexpr auto longest_pause = 3s;            // between two looks for the database at start
+constexpr auto longest_pause = 3s;            // between two searches for the database at start
 constexpr auto first_reminder = 5s;           // of a database that is still not there ...
 constexpr auto longest_silence = 60s;         // ... and the next ones, each after twice the time
-constexpr auto finder_limit = 1s;             // for that look to end, when it is stopped
+constexpr auto finder_limit = 1s;             // for that search to end, when it is stopped
 constexpr auto eviction_step = 50ms;          // clients are sent away in portions
 constexpr double evictions_per_second = 1000; // at least; more when the deadline asks for it
 constexpr auto last_releases = 2s;            // for the store, once the clients are gone
@@ -86,7 +87,7 @@ public:
         , node_{settings, figures_, connection_limit(settings)}
         , shards_{make_shards()}
         , listener_{context_, shards_}
-        , signals_{context_, SIGINT, SIGTERM}
+        , signals_{context_, SIGINT, SIGTERM, SIGHUP}
         , timer_{context_}
         , monitor_{context_}
         , boot_id_{random_id()} {}
@@ -102,13 +103,20 @@ private:
         return made;
     }
 
+    // Runs the main loop until finish().
+    void run_loop();
+
     // Starting, on a thread of its own: the database may keep us waiting.
     void find_database();
+    // Nothing when the search is over; else why it goes on. Whatever is in the way may be gone the
+    // next time.
+    std::optional<std::string> try_to_find_database();
     void on_schema(db::schema_facts facts);
     void fail(std::string const& why, int code);
 
     // Stopping.
     void await_signal();
+    void on_stop_signal(char const* name);
     void leave();
     void drain();
     void send_away();
@@ -185,13 +193,13 @@ int app::run() {
     }
     listener_.start();
     spdlog::info("app listening addresses={} path={}", addresses, settings_.path);
-    finder_ = std::thread{[this] {
+    finder_ = start_thread("the search for the database", [this] {
         find_database();
         std::lock_guard const lock{finder_mutex_};
         finder_done_ = true;
         finder_wake_.notify_all();
-    }};
-    context_.run();
+    });
+    run_loop();
 
     {
         std::lock_guard const lock{finder_mutex_};
@@ -222,6 +230,18 @@ int app::run() {
     return exit_code_;
 }
 
+void app::run_loop() {
+    for (;;) {
+        try {
+            context_.run();
+            return;
+        } catch (std::exception const& e) {
+            // A bug, or no memory. What comes again has been asked for before its work began.
+            spdlog::error("app handler failed, going on why=\"{}\"", e.what());
+        }
+    }
+}
+
 // ---- Starting -------------------------------------------------------------------------------
 
 void app::find_database() {
@@ -230,24 +250,14 @@ void app::find_database() {
     steady::time_point tell_again{};
     steady::duration silence{};
     std::minstd_rand random{std::random_device{}()};
-    for (;;) {
-        try {
-            auto const facts = source_.look(settings_.conninfo);
-            asio::post(context_, [this, facts] { on_schema(facts); });
-            return;
-        } catch (db::unreachable_error const& e) {
-            node_.set_start_problem(std::string{"database not reachable: "} + e.what());
-            bool const news = told != e.what();
-            if (auto const now = steady::now(); news || now >= tell_again) {
-                silence = news ? first_reminder
-                               : std::min<steady::duration>(2 * silence, longest_silence);
-                tell_again = now + silence;
-                told = e.what();
-                spdlog::warn("app database not reachable, trying on why=\"{}\"", told);
-            }
-        } catch (db::schema_error const& e) {
-            asio::post(context_, [this, why = std::string{e.what()}] { fail(why, 1); });
-            return;
+    while (auto const why = try_to_find_database()) {
+        bool const news = told != *why;
+        if (auto const now = steady::now(); news || now >= tell_again) {
+            silence =
+                news ? first_reminder : std::min<steady::duration>(2 * silence, longest_silence);
+            tell_again = now + silence;
+            told = *why;
+            spdlog::warn("app database not reachable, trying on why=\"{}\"", told);
         }
         std::uniform_int_distribution<std::int64_t> jitter{pause.count() / 2, pause.count()};
         std::unique_lock lock{finder_mutex_};
@@ -257,6 +267,28 @@ void app::find_database() {
         }
         pause = std::min<std::chrono::milliseconds>(2 * pause, longest_pause);
     }
+}
+
+std::optional<std::string> app::try_to_find_database() {
+    std::string why;
+    try {
+        try {
+            auto const facts = source_.look(settings_.conninfo);
+            asio::post(context_, [this, facts] { on_schema(facts); });
+            return std::nullopt;
+        } catch (db::schema_error const& e) {
+            asio::post(context_, [this, what = std::string{e.what()}] { fail(what, 1); });
+            return std::nullopt;
+        } catch (std::system_error const& e) {
+            why = explain_thread_error(e); // of a thread that watches over the search
+        } catch (std::exception const& e) {
+            why = e.what();
+        }
+        node_.set_start_problem("database not reachable: " + why);
+    } catch (std::exception const& e) {
+        why = e.what(); // an exception that leaves a thread ends the process
+    }
+    return why;
 }
 
 void app::on_schema(db::schema_facts facts) {
@@ -277,9 +309,17 @@ void app::on_schema(db::schema_facts facts) {
     options.timings = node_.timings;
     options.keep_transitions = settings_.transitions_keep;
     options.transition_lanes = settings_.transition_lanes();
-    store_ = source_.open(std::move(options), figures_);
-    for (auto const& s : shards_) {
-        store_->subscribe_to_outages(*s);
+    try {
+        store_ = source_.open(std::move(options), figures_);
+        for (auto const& s : shards_) {
+            store_->subscribe_to_outages(*s);
+        }
+    } catch (std::system_error const& e) {
+        fail("cannot start the database threads: " + explain_thread_error(e), 1);
+        return;
+    } catch (std::exception const& e) {
+        fail(e.what(), 1);
+        return;
     }
     node_.store.store(store_.get());
     node_.phase.store(node_phase::serving);
@@ -296,11 +336,12 @@ void app::fail(std::string const& why, int code) {
 void app::watch() {
     monitor_.expires_after(1s);
     monitor_.async_wait([this](error_code ec) {
-        // A look that was due already is not cancelled any more when the drain begins.
+        // A check that was due already is not cancelled any more when the drain begins.
         auto const phase = node_.phase.load();
         if (ec || phase == node_phase::draining) {
             return;
         }
+        watch(); // first: what follows may fail
         auto const health = store_->health();
         if (health.stale_after_changed && phase == node_phase::serving) { // else it leaves already
             spdlog::error("app leaves reason=\"{}\"", health.unfit);
@@ -309,7 +350,7 @@ void app::watch() {
             return;
         }
         note_readiness();
-        // Three looks in a row: after a stop of the whole process the first one says nothing.
+        // Three checks in a row: after a stop of the whole process the first one says nothing.
         auto const away = health.unreachable_for;
         cut_off_checks_ = away > node_.timings.unreachable_limit ? cut_off_checks_ + 1 : 0;
         if (cut_off_checks_ >= 3 && standing() > 0) {
@@ -320,7 +361,6 @@ void app::watch() {
             }
             evict(protocol::disconnect_reason::unavailable, standing() / 10 + 10);
         }
-        watch();
     });
 }
 
@@ -349,19 +389,27 @@ void app::await_signal() {
         if (ec) {
             return;
         }
-        auto const* name = number == SIGINT ? "SIGINT" : "SIGTERM";
-        if (++signals_seen_ == 1) {
-            spdlog::info("app stopping signal={} connections={} leases={}", name, standing(),
-                         held());
-            await_signal();
-            if (node_.phase.load() <= node_phase::serving) { // else it is leaving already
-                leave();
-            }
-        } else {
-            spdlog::warn("app stopping at once signal={}", name);
-            finish(1);
+        await_signal();
+        if (number == SIGHUP) {
+            // A terminal was closed, or somebody hopes for new settings.
+            spdlog::info("app ignores signal=SIGHUP: it goes on with the settings it has; SIGTERM "
+                         "drains and stops it");
+            return;
         }
+        on_stop_signal(number == SIGINT ? "SIGINT" : "SIGTERM");
     });
+}
+
+void app::on_stop_signal(char const* name) {
+    if (++signals_seen_ > 1) {
+        spdlog::warn("app stopping at once signal={}", name);
+        finish(1);
+        return;
+    }
+    spdlog::info("app stopping signal={} connections={} leases={}", name, standing(), held());
+    if (node_.phase.load() <= node_phase::serving) { // else it is leaving already
+        leave();
+    }
 }
 
 void app::leave() {
@@ -407,13 +455,13 @@ void app::send_away() {
         finish(1);
         return;
     }
-    evict(protocol::disconnect_reason::server_restart, portion_);
     timer_.expires_after(eviction_step);
     timer_.async_wait([this](error_code ec) {
         if (!ec) {
             send_away();
         }
     });
+    evict(protocol::disconnect_reason::server_restart, portion_); // last: it may fail
 }
 
 void app::tell_leases_left(std::size_t count) const {

@@ -1,5 +1,6 @@
 #include "server/listener.hpp"
 
+#include "server/log.hpp"
 #include "server/placement.hpp"
 #include "server/shard.hpp"
 
@@ -111,22 +112,12 @@ void listener::stop() {
 void listener::accept(door& d) {
     auto& home = next_shard();
     d.socket.async_accept(home.context(), [this, &d, &home](error_code ec, tcp_socket socket) {
-        if (!ec) {
-            home.adopt(std::move(socket));
-            accept(d);
-            return;
-        }
         if (ec == asio::error::operation_aborted) {
             return;
         }
-        // Descriptors or memory ran out (or the peer was gone at once). The connection waits in
-        // the backlog; trying again at once would only burn the processor.
-        if (ec == asio::error::no_descriptors ||
-            ec == boost::system::errc::too_many_files_open_in_system) {
-            home.shared().figures.limited("descriptors");
-            for (auto const& s : shards_) {
-                s->close_older_http();
-            }
+        if (on_accepted(home, ec, std::move(socket))) {
+            accept(d);
+            return;
         }
         d.pause.expires_after(pause_after_error);
         d.pause.async_wait([this, &d](error_code cancelled) {
@@ -135,6 +126,33 @@ void listener::accept(door& d) {
             }
         });
     });
+}
+
+// Returns whether the next one may be accepted at once. Descriptors or memory may have run out: the
+// connection waits in the backlog, and trying again at once would only burn the processor.
+bool listener::on_accepted(shard& home, error_code ec, tcp_socket socket) {
+    std::string why;
+    try {
+        if (!ec) {
+            home.adopt(std::move(socket));
+            return true;
+        }
+        why = ec.message();
+        if (ec == asio::error::no_descriptors ||
+            ec == boost::system::errc::too_many_files_open_in_system) {
+            home.shared().figures.limited("descriptors");
+            for (auto const& s : shards_) {
+                s->close_older_http();
+            }
+        }
+    } catch (std::exception const& e) {
+        why = e.what(); // accepting goes on, whatever became of this one
+    }
+    static line_limit limit{1};
+    if (auto const more = limit.admit()) {
+        spdlog::warn("listener accept failed, trying again why=\"{}\"{}", why, *more);
+    }
+    return false;
 }
 
 shard& listener::next_shard() const {

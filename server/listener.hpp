@@ -37,6 +37,7 @@ private:
     };
 
     void accept(door& d);
+    bool on_accepted(shard& home, error_code ec, tcp_socket socket);
     shard& next_shard() const;
 
     asio::io_context& context_;

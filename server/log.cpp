@@ -1,6 +1,7 @@
 #include "server/log.hpp"
 
 #include "protocol/codec.hpp"
+#include "server/threads.hpp"
 
 #include <spdlog/async_logger.h>
 #include <spdlog/details/null_mutex.h>
@@ -191,7 +192,11 @@ std::terminate_handler die = nullptr;
 } // namespace
 
 void set_up_log(log_settings const& settings) {
-    writer = new log_writer;
+    try {
+        writer = new log_writer;
+    } catch (std::system_error const& e) {
+        throw_thread_error("the log", e);
+    }
     auto logger = std::make_shared<spdlog::async_logger>(
         "presenced", writer->sink, writer->pool, spdlog::async_overflow_policy::overrun_oldest);
     logger->set_formatter(std::make_unique<line_formatter>(settings.format));

@@ -3,6 +3,7 @@
 #include "protocol/codec.hpp"
 #include "server/cable_connection.hpp"
 #include "server/http_session.hpp"
+#include "server/threads.hpp"
 
 #include <boost/asio/post.hpp>
 #include <openssl/rand.h>
@@ -85,7 +86,7 @@ void shard::start() {
         wheel_.start();
         wheel_.schedule(token_check_, wheel::clock::now() + token_check_interval);
     });
-    thread_ = std::thread{[this] {
+    thread_ = start_thread("a shard", [this] {
         for (;;) {
             try {
                 context_.run();
@@ -95,7 +96,7 @@ void shard::start() {
                 spdlog::error("shard handler failed, going on why=\"{}\"", e.what());
             }
         }
-    }};
+    });
 }
 
 void shard::stop() {

@@ -7,6 +7,8 @@
 #include <csignal>
 #include <sstream>
 
+#include <unistd.h>
+
 using namespace presenced::tests;
 
 namespace {
@@ -30,7 +32,65 @@ sql_session hold(world& w, std::int64_t agent) {
     return session;
 }
 
+// `presenced serve` with room for so many threads and no more. The kernel counts the threads of a
+// user, and root is not bound: so a user of its own, or a user namespace of its own.
+std::vector<std::string> serve_with_threads(int most) {
+    auto const limit = "--nproc=" + std::to_string(most);
+    if (::geteuid() == 0) {
+        return {"/usr/bin/setpriv", "--reuid=61234", "--regid=61234", "--clear-groups",
+                "/usr/bin/prlimit", limit,           binary(),        "serve"};
+    }
+    return {"/usr/bin/unshare", "--user", "/usr/bin/prlimit", limit, binary(), "serve"};
+}
+
 } // namespace
+
+TEST_CASE("a node that gets too few threads exits 1, names the limit, and leaves no row behind") {
+    world w;
+    constexpr int more_than_it_has = 40;
+    auto started = false;
+    for (int most = 1; most < more_than_it_has && !started; ++most) {
+        CAPTURE(most);
+        auto settings = w.node_settings({{"PRESENCED_LISTEN", "127.0.0.1:0"},
+                                         {"PRESENCED_THREADS", "2"},
+                                         // Its leak check needs a thread, too.
+                                         {"ASAN_OPTIONS", "detect_leaks=0"}});
+        process n{serve_with_threads(most), settings};
+        auto const serves = [&] {
+            return n.errors().find("app serving") != std::string::npos;
+        };
+        REQUIRE(eventually([&] { return serves() || n.wait(0ms); }));
+        started = serves();
+        if (started) {
+            n.signal(SIGTERM);
+            CHECK(n.wait(patience) == 0);
+            CHECK(most > 4); // the log, two shards, and the database's
+        } else {
+            CAPTURE(n.errors());
+            CHECK(n.wait(0ms) == 1);
+            CHECK(has(n.errors(), "the limit on threads is reached; raise TasksMax="));
+        }
+        CHECK(w.sql().number("SELECT count(*) FROM nodes") == 0);
+    }
+    CHECK(started);
+}
+
+TEST_CASE("SIGHUP ends nothing") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    n->signal(SIGHUP);
+    CHECK(n->log_has("app ignores signal=SIGHUP"));
+    n->signal(SIGHUP);
+    CHECK(n->get("/readyz").status == 200);
+    CHECK(c->next(0ms) == "nothing");
+    CHECK(w.is_active(agent));
+    n->signal(SIGTERM);
+    CHECK(c->next() == "disconnect server_restart reconnect:true");
+    CHECK(n->wait() == 0);
+    CHECK(w.rows() == 0);
+}
 
 TEST_CASE("SIGTERM and SIGINT send every client away, release every row and exit 0") {
     auto const signal = GENERATE(SIGTERM, SIGINT);
