@@ -36,6 +36,8 @@ public:
 
     lease_token const& token() const { return token_; }
     lease_state state() const { return state_; }
+    // Of a lease that is acquiring: since when.
+    time_point asked_at() const { return renewed_at_; }
     // Only for releasing leases and those whose release is due.
     release_reason release_cause() const { return cause_; }
 

@@ -2,11 +2,12 @@
 // that somebody is there. Everything on its shard's thread; owned by its shard.
 #pragma once
 
-#include "presence/lease.hpp"
 #include "protocol/message.hpp"
-#include "server/admission.hpp"
+#include "server/cable_host.hpp"
+#include "server/client_info.hpp"
+#include "server/deadlines.hpp"
 #include "server/outbox.hpp"
-#include "server/subscription.hpp"
+#include "server/subscription_set.hpp"
 #include "server/websocket.hpp"
 #include "server/wheel.hpp"
 
@@ -14,25 +15,14 @@
 #include <memory>
 #include <optional>
 #include <string_view>
-#include <vector>
 
 namespace presenced::server {
 
-class shard;
-
-// What is known of a client before its upgrade.
-struct cable_facts {
-    admission_ticket ticket;
-    std::uint64_t number = 0; // names the connection in the log
-    bool authorized = false;  // false: it is upgraded only to be told so
-    db::token_id token = 0;
-    presence::owner_id owner = 0;
-    std::optional<wheel::clock::time_point> expires_at;
-};
-
-class cable_connection final : public websocket_owner, private wheel::entry {
+class cable_connection final : public websocket_owner,
+                               private lease_holder,
+                               private wheel::entry {
 public:
-    cable_connection(shard& home, std::shared_ptr<websocket> socket, cable_facts facts);
+    cable_connection(cable_host& home, std::shared_ptr<websocket> socket, client_info client);
     ~cable_connection();
 
     void begin();
@@ -42,22 +32,15 @@ public:
     void end(protocol::disconnect_reason why);
     bool is_ending() const { return ending_; }
     // What was to be done for it failed half-way: drops it, for it might never be looked at again.
-    void fail(std::string_view what, std::exception const& why);
+    void fail(std::string_view what, std::exception const& why) override;
 
-    // From the shard, when the database has answered.
-    void on_confirmed(subscription& s);
-    void on_rejected(subscription& s);
-    void on_lease_lost(subscription& s);
-    void on_no_room(subscription& s);
     // Renewals may have been lost: renew soon, at this connection's own moment.
     void on_database_back();
     // Its token was revoked, has expired or is gone.
     void on_token_ended();
-    // A renewal was answered: the next one has its time.
-    void on_renewed() { reschedule(); }
 
-    db::token_id token() const { return facts_.token; }
-    bool is_authorized() const { return facts_.authorized; }
+    db::token_id token() const { return client_.token; }
+    bool is_authorized() const { return client_.authorized; }
     std::uint64_t key = 0; // in the shard's table
 
 private:
@@ -73,6 +56,14 @@ private:
     void on_sent() override;
     void on_end(socket_end how) override;
 
+    // lease_holder
+    void on_moved(subscription& s) noexcept override { subscriptions_.file(s); }
+    void on_confirmed(subscription& s) override;
+    void on_rejected(subscription& s) override;
+    void on_lease_lost(subscription& s) override;
+    void on_no_room(subscription& s) override;
+    void on_renewed() override { reschedule(); }
+
     // wheel::entry
     void on_deadline(time_point now) override;
 
@@ -82,20 +73,18 @@ private:
     void bad_frame(std::string_view cause);
     void reject(std::string_view identifier, std::string_view cause);
 
-    void do_what_is_due(time_point now);
-    void ping_if_due(time_point now);
-    void note_evidence();
+    void do_what_is_due();
+    void perform(deadlines::step what, time_point now);
+    void end_silent(time_point now);
+    void send_ping(bool with_native_ping);
     void renew_due(time_point now);
-    bool holds_confirmed() const;
-    void charge(wheel::clock::duration cost);
+    void reschedule();
+    void pause_if(bool in_debt);
     void resume();
     void ask(subscription& s, std::optional<std::string> session_id);
-    bool may_ask(time_point now) const;
-    void reschedule();
-    time_point next_deadline() const;
-    subscription* find(std::string_view identifier) const;
-    void forget(subscription& s);
-    void give_up_all(presence::release_reason why, bool with_grace);
+    void give_up_all(bool with_grace);
+    template <class Work>
+    void guarded(std::string_view what, Work work);
 
     bool send(frame const& f, bool with_ping = false);
     void send(std::string text) { send(std::make_shared<std::string const>(std::move(text))); }
@@ -103,25 +92,19 @@ private:
     void flush();
     void say_goodbye();
 
-    shard& shard_;
+    node& shared() const { return home_.shared(); }
+
+    cable_host& home_;
     std::shared_ptr<websocket> socket_;
-    cable_facts facts_;
+    client_info client_;
     outbox outbox_;
-    std::vector<subscription*> subscriptions_; // owned by the shard, until given up
-    time_point evidence_{};
-    time_point next_ping_{};
-    time_point next_native_ping_{};
-    time_point close_by_{};
-    time_point renew_from_{}; // not before: the database was away
-    time_point resume_at_{time_point::max()};
-    time_point read_until_{};  // its input is paid for until then; ahead of now: in debt
-    time_point asked_until_{}; // the same for what it asks of the database
-    frame in_flight_;          // with the socket; the outbox waits for it
+    subscription_set subscriptions_;
+    deadlines deadlines_;
+    frame in_flight_;                          // with the socket; the outbox waits for it
     std::string const* unsent_ping_ = nullptr; // a ping that the kernel has not taken yet
     std::optional<protocol::disconnect_reason> reason_;
     bool ending_ = false; // its end is decided, its leases are given up
     bool open_ = false;
-    bool overdue_ = false; // a renewal waits for evidence
     bool crowded_ = false; // not read until it has read
     bool counted_ = false;
 };

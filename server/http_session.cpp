@@ -3,7 +3,7 @@
 #include "protocol/credentials.hpp"
 #include "protocol/origin.hpp"
 #include "protocol/subprotocol.hpp"
-#include "server/cable_connection.hpp"
+#include "server/client_info.hpp"
 #include "server/forwarded.hpp"
 #include "server/log.hpp"
 #include "server/shard.hpp"
@@ -208,7 +208,7 @@ private:
 
     void upgrade(http_request request);
     // Upgrades: `facts` say to what.
-    void accept(cable_facts facts);
+    void accept(client_info facts);
 
     void page_not_found(std::string_view why, std::string_view origin, http_request const& request,
                         std::string_view cure) {
@@ -309,7 +309,7 @@ private:
     std::optional<http_request> request_;
     std::string address_;
     std::string host_;
-    cable_facts facts_;
+    client_info facts_;
     db::token_digest digest_{};
     std::uint64_t lookup_ = 0;
 };
@@ -426,7 +426,7 @@ void session::on_token(db::token_answer const& answer) {
     accept(std::move(facts_));
 }
 
-void session::accept(cable_facts facts) {
+void session::accept(client_info facts) {
     auto const offered = list_of(*request_, http::field::sec_websocket_protocol);
     auto const subprotocol = protocol::choose_subprotocol(offered);
     shard_.open_cable(make_websocket(std::move(socket_), std::move(*request_), subprotocol),

@@ -27,6 +27,7 @@ public:
     // When the shard got it, and where it is kept, oldest first.
     std::chrono::steady_clock::time_point arrived;
     std::list<http_session*>::iterator place;
+    bool is_kept = false;
 };
 
 // Serves the socket; keeps itself alive until it is closed or has become a WebSocket.

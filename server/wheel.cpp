@@ -14,8 +14,9 @@ namespace {
 // put back when its slot comes around.
 constexpr std::size_t slot_count = 1024;
 
-// A turn that comes this many granularities after the last means that the process did not run. So
-// with nothing to do it turns, too, and often enough that its sleep counts for little in that.
+// A turn that comes this many granularities after the last means that the process did not run
+// (uptime.hpp). So with nothing to do it turns, too, and often enough that its sleep counts for
+// little in that.
 constexpr int stall = 40;
 constexpr std::size_t longest_sleep = stall / 8;
 
@@ -38,7 +39,7 @@ wheel::wheel(asio::io_context& context, clock::duration granularity)
     : timer_{context.get_executor()}
     , granularity_{granularity}
     , start_{clock::now()}
-    , turned_at_{start_}
+    , uptime_{start_, stall * granularity}
     , slots_(slot_count, nullptr) {}
 
 void wheel::start() {
@@ -110,11 +111,7 @@ void wheel::wait_for(std::size_t slot) {
 
 void wheel::turn() {
     awaited_ = 0; // what fires and schedules is seen by arm()
-    auto const now = clock::now();
-    if (now - turned_at_ > stall * granularity_) {
-        thawed_at_ = now;
-    }
-    turned_at_ = now;
+    auto const now = this->now().now;
     auto const until = static_cast<std::size_t>((now - start_) / granularity_);
     while (position_ <= until) {
         // Taken off the wheel first: what fires may schedule itself into this slot again.

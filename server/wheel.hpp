@@ -5,6 +5,7 @@
 #pragma once
 
 #include "server/net.hpp"
+#include "server/uptime.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 
@@ -50,9 +51,8 @@ public:
     void schedule(entry& e, clock::time_point deadline);
     void cancel(entry& e) { e.unlink(); }
 
-    // When this thread last was away for long (stopped, swapped out, starved): whoever judges a
-    // peer's silence has to count from here, for its answers may still wait in the socket.
-    clock::time_point thawed_at() const { return thawed_at_; }
+    // This moment, as this thread has lived it.
+    moment now() { return uptime_.at(clock::now()); }
 
 private:
     void arm();
@@ -63,12 +63,26 @@ private:
     asio::basic_waitable_timer<clock, asio::wait_traits<clock>, executor> timer_;
     clock::duration granularity_;
     clock::time_point start_;
-    clock::time_point turned_at_;
-    clock::time_point thawed_at_{};
+    uptime uptime_;
     bool stopped_ = false;
     std::size_t position_ = 0; // slots before this one have been fired
     std::size_t awaited_ = 0;  // the timer is set for this one, 0 while it is not to be
     std::vector<entry*> slots_;
+};
+
+// What an object does at its own times: calls one of its members.
+template <class Owner>
+class chore final : public wheel::entry {
+public:
+    using job = void (Owner::*)(wheel::clock::time_point now);
+    chore(Owner& owner, job what)
+        : owner_{owner}
+        , job_{what} {}
+
+private:
+    void on_deadline(wheel::clock::time_point now) override { (owner_.*job_)(now); }
+    Owner& owner_;
+    job job_;
 };
 
 } // namespace presenced::server

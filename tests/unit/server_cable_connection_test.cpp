@@ -32,11 +32,16 @@ public:
     std::map<presence::agent_id, int> room_at;
     std::size_t answers_at_once = 1; // to acquires; as they come out of one batch
     presence::agent_id refused = 0;
+    std::atomic<int> releases_that_fail{0}; // for want of memory, before one gets through
+    presence::agent_id too_large = 0;       // no memory for an acquire of this agent
     std::function<void(presence::agent_id)> on_acquire = [](presence::agent_id) {
     };
 
     void acquire(db::acquire_request request) override {
         on_acquire(request.agent);
+        if (request.agent == too_large) {
+            throw std::bad_alloc{};
+        }
         auto const it = room_at.find(request.agent);
         auto const room = it == room_at.end() || --it->second <= 0;
         auto const answer = room ? db::lease_outcome::acquired : db::lease_outcome::unavailable;
@@ -48,6 +53,9 @@ public:
     }
     void abandon(db::agent_id, db::lease_token const&) override {}
     void release(db::release_request request) override {
+        if (releases_that_fail-- > 0) {
+            throw std::bad_alloc{};
+        }
         request.box->deliver(
             std::vector<db::lease_answer>{{request.key, db::lease_outcome::released}});
     }
@@ -180,6 +188,16 @@ private:
     std::atomic<int> taken_{0};
 };
 
+// Looks again and again until it is true, for 20 s at most.
+template <class Holds>
+bool eventually(Holds holds) {
+    auto const deadline = std::chrono::steady_clock::now() + 20s;
+    while (!holds() && std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::sleep_for(1ms);
+    }
+    return holds();
+}
+
 std::string on(presence::agent_id agent) {
     return protocol::encode_identifier("AgentChannel", agent);
 }
@@ -187,7 +205,7 @@ std::string on(presence::agent_id agent) {
 std::shared_ptr<client> let_in(shard& home) {
     auto c = std::make_shared<client>(home);
     asio::post(home.context(), [&home, c] {
-        cable_facts facts;
+        client_info facts;
         facts.authorized = true;
         home.open_cable(c, std::move(facts));
     });
@@ -292,6 +310,48 @@ TEST_CASE("an answer that cannot be passed on costs its connection, and no other
         std::this_thread::sleep_for(1ms); // for the answer to the release
     }
     CHECK(home.held_leases() == 1);
+    home.stop();
+}
+
+TEST_CASE("a subscribe that cannot be handed to the store costs its connection, and no count") {
+    small_node n;
+    n.store.too_large = 2;
+    auto& home = n.start();
+    auto const unlucky = let_in(home);
+    auto const neighbour = let_in(home);
+    for (auto const& c : {unlucky, neighbour}) {
+        REQUIRE(c->hears("welcome"));
+        c->says(protocol::subscribe_command{on(1)});
+        REQUIRE(c->hears("confirm_subscription"));
+    }
+    unlucky->says(protocol::subscribe_command{on(2)});
+    CHECK(unlucky->has_ended());
+    CHECK(eventually([&] { return home.held_leases() == 1; }));
+    CHECK(home.standing() == 1);
+    CHECK(home.load() == 1);
+    auto const shown = n.figures.exposition({}, true);
+    for (auto const* line : {"{state=\"pending\"} 0", "{state=\"confirmed\"} 1",
+                             "{state=\"releasing\"} 0"}) {
+        CAPTURE(line);
+        CHECK(shown.find("presenced_subscriptions" + std::string{line} + "\n") != shown.npos);
+    }
+    home.stop();
+}
+
+TEST_CASE("a release that cannot be handed to the store is handed to it later") {
+    small_node n;
+    n.store.releases_that_fail = 2;
+    auto& home = n.start();
+    auto const c = let_in(home);
+    REQUIRE(c->hears("welcome"));
+    for (auto const agent : {1, 2, 3}) {
+        c->says(protocol::subscribe_command{on(agent)});
+    }
+    REQUIRE(eventually([&] { return home.held_leases() == 3; }));
+    c->drop();
+    CHECK(c->has_ended());
+    CHECK(eventually([&] { return home.held_leases() == 0; }));
+    CHECK(home.standing() == 0);
     home.stop();
 }
 

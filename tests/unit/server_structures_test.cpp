@@ -18,9 +18,25 @@ frame text(std::string s) {
     return std::make_shared<std::string const>(std::move(s));
 }
 
-subscription on_agent(presence::agent_id agent) {
-    return subscription{presence::lease{presence::lease_token{}, {}}, agent};
-}
+metrics figures{"test", "test"};
+lease_counts counts{figures};
+
+class nobody final : public lease_holder {
+public:
+    void on_moved(subscription&) noexcept override {}
+    void on_confirmed(subscription&) override {}
+    void on_rejected(subscription&) override {}
+    void on_lease_lost(subscription&) override {}
+    void on_no_room(subscription&) override {}
+    void on_renewed() override {}
+    void fail(std::string_view, std::exception const&) override {}
+};
+nobody holder;
+
+struct on_agent : subscription {
+    explicit on_agent(presence::agent_id id)
+        : subscription{counts, presence::lease_token{}, {}, id, holder, {}} {}
+};
 
 } // namespace
 
@@ -65,8 +81,8 @@ TEST_CASE("a slot table never finds a successor under its predecessor's key") {
 
 TEST_CASE("a hub has a listener from the first attach to the last detach") {
     hub streams;
-    auto a = on_agent(7);
-    auto b = on_agent(7);
+    on_agent a{7};
+    on_agent b{7};
     streams.attach(a);
     streams.attach(b);
     CHECK(streams.has_listener(7));
