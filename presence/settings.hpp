@@ -22,7 +22,7 @@ struct settings {
     std::chrono::milliseconds peer_timeout{30'000};
     // How long a socket that was lost without a close keeps its lease.
     std::chrono::milliseconds disconnect_grace{0};
-    // How long a node may fail to reach the database before it sends its clients elsewhere.
+    // How long a node may fail to reach the database before it sends its clients to other nodes.
     std::chrono::milliseconds unreachable_limit{120'000};
 
     // A tick lets leases be judged for this long; a longer gap in the ticks is an amnesty.

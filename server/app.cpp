@@ -181,12 +181,12 @@ int app::run() {
     spdlog::info("app starting version={} node={} boot={} threads={} max_connections={} "
                  "database_connections={}",
                  db::built_version(), settings_.node, boot_id_, settings_.threads,
-                 node_.door.limit(), settings_.transition_lanes() + 4);
+                 node_.admission_control.limit(), settings_.transition_lanes() + 4);
     std::string addresses;
     for (auto const& bound : listener_.listen(settings_.listen)) {
         addresses += (addresses.empty() ? "" : ",") + bound;
     }
-    figures_.connections_limit(node_.door.limit());
+    figures_.connections_limit(node_.admission_control.limit());
     await_signal();
     for (auto const& s : shards_) {
         s->start();
@@ -273,7 +273,7 @@ std::optional<std::string> app::try_to_find_database() {
     std::string why;
     try {
         try {
-            auto const facts = source_.look(settings_.conninfo);
+            auto const facts = source_.check_schema(settings_.conninfo);
             asio::post(context_, [this, facts] { on_schema(facts); });
             return std::nullopt;
         } catch (db::schema_error const& e) {
@@ -355,7 +355,7 @@ void app::watch() {
         cut_off_checks_ = away > node_.timings.unreachable_limit ? cut_off_checks_ + 1 : 0;
         if (cut_off_checks_ >= 3 && standing() > 0) {
             if (cut_off_checks_ == 3) {
-                spdlog::warn("app cut off from the database for {}: sending clients elsewhere "
+                spdlog::warn("app cut off from the database for {}: sending clients to other nodes "
                              "connections={}",
                              show_duration(away), standing());
             }
@@ -443,7 +443,7 @@ void app::drain() {
 
 void app::send_away() {
     // Tickets count the upgrades, too, whose tokens are still being looked up.
-    if (standing() == 0 && held() == 0 && node_.door.connections() == 0) {
+    if (standing() == 0 && held() == 0 && node_.admission_control.connections() == 0) {
         auto const took =
             std::chrono::duration_cast<std::chrono::milliseconds>(steady::now() - left_at_);
         spdlog::info("app drained took={}", show_duration(took));

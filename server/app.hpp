@@ -13,8 +13,8 @@ namespace presenced::server {
 
 // Where presence is kept: PostgreSQL, unless a benchmark wants to know what the rest costs.
 struct store_source {
-    // What db::check_schema() says, and throws; asked again while the database is unreachable.
-    std::function<db::schema_facts(std::string const& conninfo)> look;
+    // What db::check_schema() says, and throws; called again while the database is unreachable.
+    std::function<db::schema_facts(std::string const& conninfo)> check_schema;
     std::function<std::unique_ptr<db::store>(db::postgres_options, db::observer&)> open;
 };
 store_source postgres();

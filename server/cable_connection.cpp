@@ -38,6 +38,7 @@ cable_connection::cable_connection(cable_host& home, std::shared_ptr<websocket> 
     : home_{home}
     , socket_{std::move(socket)}
     , client_{std::move(client)}
+    , output_{*socket_}
     , deadlines_{home.shared().timings} {}
 
 cable_connection::~cable_connection() {
@@ -72,19 +73,19 @@ void cable_connection::fail(std::string_view what, std::exception const& why) {
 void cable_connection::on_open() {
     open_ = true;
     counted_ = true;
-    auto const& timings = shared().timings;
-    // Each connection pings at its own moment, or all of them would at once.
-    deadlines_.open(home_.timers().now(), pick(home_.random(), 0ms, timings.ping),
-                    pick(home_.random(), 0ms, timings.native_ping()));
-    if (client_.expires_at) {
-        deadlines_.expect_token_end(*client_.expires_at);
+    if (!ending_) {
+        auto const& timings = shared().timings;
+        // Each connection pings at its own moment, or all of them would at once.
+        deadlines_.open(home_.timers().now(), pick(home_.random(), 0ms, timings.ping),
+                        pick(home_.random(), 0ms, timings.native_ping()));
+        deadlines_.expect_token_end(client_.expires_at);
     }
     shared().figures.connection_opened();
     guarded("opening", [this] {
         if (ending_) {
             // Its end was decided while the handshake was under way.
             if (reason_) {
-                say_goodbye();
+                output_.say_last(goodbye(*reason_));
             }
             return;
         }
@@ -162,13 +163,9 @@ void cable_connection::on_closing() {
 }
 
 void cable_connection::on_sent() {
-    if (in_flight_.get() == unsent_ping_) {
-        unsent_ping_ = nullptr;
-    }
-    in_flight_.reset();
     guarded("sending", [this] {
-        flush();
-        if (crowded_ && !outbox_.is_crowded()) {
+        output_.on_sent();
+        if (crowded_ && !output_.is_crowded()) {
             crowded_ = false;
             resume();
         }
@@ -319,7 +316,7 @@ void cable_connection::do_what_is_due() {
     auto const at = home_.timers().now();
     for (;;) {
         auto const due =
-            deadlines_.next_step(at, subscriptions_.times(), unsent_ping_ != nullptr);
+            deadlines_.next_step(at, subscriptions_.times(), output_.is_ping_unsent());
         if (due == deadlines::step::none) {
             break;
         }
@@ -361,7 +358,7 @@ void cable_connection::perform(deadlines::step what, time_point now) {
     }
     case step::ping:
     case step::ping_both:
-        send_ping(what == step::ping_both);
+        on_output(output_.send_ping(home_.ping_frame(), what == step::ping_both));
         break;
     case step::native_ping:
         socket_->ping();
@@ -387,13 +384,6 @@ void cable_connection::end_silent(time_point now) {
         shared().figures.outbox_overflowed();
     }
     end(crowded_ ? protocol::disconnect_reason::too_slow : protocol::disconnect_reason::no_pong);
-}
-
-void cable_connection::send_ping(bool with_native_ping) {
-    auto const& message = home_.ping_frame(); // the one of the next second is another
-    if (!send(message, with_native_ping)) {
-        unsent_ping_ = message.get();
-    }
 }
 
 void cable_connection::renew_due(time_point now) {
@@ -458,49 +448,22 @@ void cable_connection::give_up_all(bool with_grace) {
     }
 }
 
-// ---- Sending --------------------------------------------------------------------------------
+// ---- Sending and ending -----------------------------------------------------------------------
 
-// Returns whether the kernel has it already, as it nearly always has.
-bool cable_connection::send(frame const& f, bool with_ping) {
-    if (ending_) {
-        return false;
+void cable_connection::send(frame const& f) {
+    if (!ending_) {
+        on_output(output_.send(f));
     }
-    if (open_ && !in_flight_ && outbox_.empty()) {
-        return hand_over(f, with_ping);
-    }
-    if (with_ping) {
-        socket_->ping(); // it does not wait for what is queued
-    }
-    if (!outbox_.push(f)) {
+}
+
+void cable_connection::on_output(cable_output::outcome what) {
+    if (what == cable_output::outcome::full) {
         shared().figures.outbox_overflowed();
         end(protocol::disconnect_reason::too_slow);
-        return false;
-    }
-    if (!crowded_ && outbox_.is_crowded()) {
+    } else if (!crowded_ && output_.is_crowded()) {
         crowded_ = true;
         shared().figures.limited("output");
         socket_->pause();
-    }
-    return false;
-}
-
-bool cable_connection::hand_over(frame const& f, bool with_ping) {
-    if (socket_->send(f, with_ping)) {
-        return true;
-    }
-    in_flight_ = f;
-    return false;
-}
-
-void cable_connection::flush() {
-    while (open_ && !in_flight_ && !outbox_.empty()) {
-        if (hand_over(outbox_.front(), false) && outbox_.front().get() == unsent_ping_) {
-            unsent_ping_ = nullptr;
-        }
-        outbox_.pop();
-    }
-    if (open_ && !in_flight_ && ending_ && reason_) {
-        socket_->close();
     }
 }
 
@@ -514,14 +477,8 @@ void cable_connection::end(protocol::disconnect_reason why) {
     home_.timers().schedule(*this, deadlines_.next_wake_up(at, {}).exact);
     give_up_all(false);
     if (open_) {
-        say_goodbye();
+        output_.say_last(goodbye(why));
     }
-}
-
-void cable_connection::say_goodbye() {
-    outbox_ = {};
-    outbox_.push_last(goodbye(*reason_));
-    flush();
 }
 
 } // namespace presenced::server

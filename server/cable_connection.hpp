@@ -4,9 +4,9 @@
 
 #include "protocol/message.hpp"
 #include "server/cable_host.hpp"
+#include "server/cable_output.hpp"
 #include "server/client_info.hpp"
 #include "server/deadlines.hpp"
-#include "server/outbox.hpp"
 #include "server/subscription_set.hpp"
 #include "server/websocket.hpp"
 #include "server/wheel.hpp"
@@ -76,7 +76,6 @@ private:
     void do_what_is_due();
     void perform(deadlines::step what, time_point now);
     void end_silent(time_point now);
-    void send_ping(bool with_native_ping);
     void renew_due(time_point now);
     void reschedule();
     void pause_if(bool in_debt);
@@ -86,22 +85,18 @@ private:
     template <class Work>
     void guarded(std::string_view what, Work work);
 
-    bool send(frame const& f, bool with_ping = false);
+    void send(frame const& f);
     void send(std::string text) { send(std::make_shared<std::string const>(std::move(text))); }
-    bool hand_over(frame const& f, bool with_ping);
-    void flush();
-    void say_goodbye();
+    void on_output(cable_output::outcome what);
 
     node& shared() const { return home_.shared(); }
 
     cable_host& home_;
     std::shared_ptr<websocket> socket_;
     client_info client_;
-    outbox outbox_;
+    cable_output output_;
     subscription_set subscriptions_;
     deadlines deadlines_;
-    frame in_flight_;                          // with the socket; the outbox waits for it
-    std::string const* unsent_ping_ = nullptr; // a ping that the kernel has not taken yet
     std::optional<protocol::disconnect_reason> reason_;
     bool ending_ = false; // its end is decided, its leases are given up
     bool open_ = false;

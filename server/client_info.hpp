@@ -4,9 +4,7 @@
 #include "db/store.hpp"
 #include "server/admission.hpp"
 
-#include <chrono>
 #include <cstdint>
-#include <optional>
 
 namespace presenced::server {
 
@@ -16,7 +14,8 @@ struct client_info {
     bool authorized = false;  // false: it is upgraded only to be told so
     db::token_id token = 0;
     presence::owner_id owner = 0;
-    std::optional<std::chrono::steady_clock::time_point> expires_at;
+    // When the token ends; max() when it does not.
+    presence::time_point expires_at = presence::time_point::max();
 };
 
 } // namespace presenced::server

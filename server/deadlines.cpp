@@ -36,19 +36,14 @@ void deadlines::begin(moment const& at) {
 
 void deadlines::open(moment const& at, duration first_ping, duration first_native_ping) {
     hear(at);
-    is_open_ = true;
-    if (!is_closing_) {
-        close_by_ = never;
-    }
+    close_by_ = never;
     next_ping_ = at.now + first_ping;
     next_native_ping_ = at.now + first_native_ping;
 }
 
 void deadlines::close(time_point now) {
-    if (!is_closing_) {
-        is_closing_ = true;
-        close_by_ = now + closing_limit;
-    }
+    close_by_ = std::min(close_by_, now + closing_limit);
+    next_ping_ = never;
 }
 
 void deadlines::hear(moment const& at) {
@@ -104,7 +99,7 @@ deadlines::step deadlines::next_step(moment const& at, lease_times const& leases
         resume_at_ = never;
         return step::resume;
     }
-    if (!is_open_ || is_closing_) {
+    if (!is_open()) {
         return now >= close_by_ ? step::drop : step::none;
     }
     if (now >= silent_at(at)) {
@@ -159,7 +154,7 @@ deadlines::step deadlines::next_ping(time_point now, bool ping_is_unsent) {
 deadlines::wake_up deadlines::next_wake_up(moment const& at, lease_times const& leases) const {
     wake_up next;
     next.exact = resume_at_;
-    if (!is_open_ || is_closing_) {
+    if (!is_open()) {
         next.exact = std::min(next.exact, close_by_);
         return next;
     }

@@ -50,9 +50,9 @@ public:
 
     // The handshake begins. It has the peer's time-out, too.
     void begin(moment const& at);
-    // The handshake is through; the first pings leave after these times.
+    // The handshake is through, and the end is not decided; the first pings leave after these times.
     void open(moment const& at, duration first_ping, duration first_native_ping);
-    // The end is decided; the closing handshake has its limit from the first call on.
+    // The end is decided: nothing else is due any more. The closing handshake has its limit.
     void close(time_point now);
     // Something came from the peer.
     void hear(moment const& at);
@@ -65,7 +65,7 @@ public:
     void pause_asking(time_point now, duration pause);
     // Renewals wait until then: the database has come back, and all want to renew.
     void hold_renewals(time_point until) { renew_from_ = until; }
-    // When the token ends; once, unless it is extended.
+    // When the token ends.
     void expect_token_end(time_point at) { token_ends_ = at; }
 
     // ---- Questions ----------------------------------------------------------------------------
@@ -90,6 +90,7 @@ public:
     wake_up next_wake_up(moment const& at, lease_times const& leases) const;
 
 private:
+    bool is_open() const { return next_ping_ != never; }
     bool charge(duration cost, time_point now);
     time_point silent_at(moment const& at) const;
     step next_ping(time_point now, bool ping_is_unsent);
@@ -97,16 +98,14 @@ private:
     presence::settings const& timings_;
     time_point evidence_{};
     duration slept_at_evidence_{};
-    time_point next_ping_{};
-    time_point next_native_ping_{};
+    time_point next_ping_ = never; // never: not open yet, or closing
+    time_point next_native_ping_ = never;
     time_point close_by_ = never;
     time_point renew_from_{};
     time_point token_ends_ = never;
     time_point resume_at_ = never;
     time_point read_until_{};  // its input is paid for until then; ahead of now: in debt
     time_point asked_until_{}; // the same for what it asks of the database
-    bool is_open_ = false;
-    bool is_closing_ = false;
 };
 
 } // namespace presenced::server

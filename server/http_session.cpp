@@ -347,7 +347,7 @@ void session::upgrade(http_request request) {
     case node_phase::leaving:
         break;
     }
-    auto admitted = shared().door.admit(address_);
+    auto admitted = shared().admission_control.admit(address_);
     if (!admitted.ticket) {
         auto const full = admitted.why == admission::refusal::full;
         shared().figures.limited(full ? "connections" : "address");
@@ -398,7 +398,7 @@ void session::on_token(db::token_answer const& answer) {
         return;
     }
     auto const now = wheel::clock::now();
-    if (auto const wait = shared().door.turned_away(digest_, now)) {
+    if (auto const wait = shared().admission_control.turned_away(digest_, now)) {
         shared().figures.auth_failed(auth_failure::repeated_token);
         retry_after_ = *wait;
         facts_ = {};

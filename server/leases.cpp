@@ -41,7 +41,7 @@ leases::leases(node& shared, wheel& timers, db::mailbox& box)
 template <class Event>
 void leases::drive(subscription& s, Event event) {
     auto const what = event(s.lease);
-    s.count.moves_to(s.lease.state());
+    s.moves_to(s.lease.state());
     if (s.owner != nullptr) {
         s.owner->on_moved(s);
     }

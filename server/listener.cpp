@@ -53,8 +53,8 @@ std::vector<std::string> listener::listen(std::span<endpoint const> where) {
         };
         auto const address = asio::ip::make_address(e.address);
         tcp::endpoint const local{address, e.port};
-        auto d = std::make_unique<door>(
-            door{acceptor{context_.get_executor()}, asio::steady_timer{context_}});
+        auto d = std::make_unique<open_address>(
+            open_address{acceptor{context_.get_executor()}, asio::steady_timer{context_}});
         error_code ec;
         d->socket.open(local.protocol(), ec);
         if (!ec && address.is_v6()) {
@@ -86,9 +86,9 @@ std::vector<std::string> listener::listen(std::span<endpoint const> where) {
         }
         auto const port = d->socket.local_endpoint().port();
         bound.push_back(to_string(endpoint{e.address, port}));
-        doors_.push_back(std::move(d));
+        addresses_.push_back(std::move(d));
     }
-    if (doors_.empty()) {
+    if (addresses_.empty()) {
         throw std::runtime_error{"cannot listen on any address: " + last.message() +
                                  "; set PRESENCED_LISTEN to an address of this machine"};
     }
@@ -96,20 +96,20 @@ std::vector<std::string> listener::listen(std::span<endpoint const> where) {
 }
 
 void listener::start() {
-    for (auto& d : doors_) {
+    for (auto& d : addresses_) {
         accept(*d);
     }
 }
 
 void listener::stop() {
-    for (auto& d : doors_) {
+    for (auto& d : addresses_) {
         error_code ignored; // nothing is accepted any more either way
         d->socket.close(ignored);
         d->pause.cancel();
     }
 }
 
-void listener::accept(door& d) {
+void listener::accept(open_address& d) {
     auto& home = next_shard();
     d.socket.async_accept(home.context(), [this, &d, &home](error_code ec, tcp_socket socket) {
         if (ec == asio::error::operation_aborted) {

@@ -31,18 +31,18 @@ public:
 
 private:
     using acceptor = asio::basic_socket_acceptor<tcp, executor>;
-    struct door {
+    struct open_address {
         acceptor socket;
         asio::steady_timer pause; // after an error
     };
 
-    void accept(door& d);
+    void accept(open_address& d);
     bool on_accepted(shard& home, error_code ec, tcp_socket socket);
     shard& next_shard() const;
 
     asio::io_context& context_;
     std::span<std::unique_ptr<shard> const> shards_;
-    std::vector<std::unique_ptr<door>> doors_;
+    std::vector<std::unique_ptr<open_address>> addresses_;
 };
 
 } // namespace presenced::server

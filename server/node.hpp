@@ -1,4 +1,4 @@
-// What all shards of this process share: settings, the store, the door, the figures.
+// What all shards of this process share: settings, the store, who may come in, the figures.
 // Made by the app, outlives every shard.
 #pragma once
 
@@ -24,7 +24,7 @@ enum class node_phase : std::uint8_t {
 struct node {
     config const& settings;
     metrics& figures;
-    admission door;
+    admission admission_control;
 
     std::atomic<node_phase> phase{node_phase::starting};
     // Null while starting. Set before `phase` says serving, kept until every shard has stopped.
@@ -40,7 +40,7 @@ struct node {
     node(config const& s, metrics& f, std::size_t max_connections)
         : settings{s}
         , figures{f}
-        , door{max_connections, s.max_connections_per_address}
+        , admission_control{max_connections, s.max_connections_per_address}
         , timings{s.timings} {}
 
 private:

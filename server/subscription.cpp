@@ -1,5 +1,6 @@
 #include "server/subscription.hpp"
 
+#include <optional>
 #include <utility>
 
 namespace presenced::server {
@@ -26,7 +27,8 @@ std::optional<subscription_state> state_of(presence::lease_state state) {
 } // namespace
 
 counted_lease::counted_lease(lease_counts& counts)
-    : counts_{counts} {
+    : counts_{counts}
+    , counted_as_{presence::lease_state::ended} {
     counts_.held.fetch_add(1, std::memory_order_relaxed);
     moves_to(presence::lease_state::acquiring);
 }
@@ -37,15 +39,16 @@ counted_lease::~counted_lease() {
 }
 
 void counted_lease::moves_to(presence::lease_state state) {
-    auto const before = std::exchange(counted_as_, state_of(state));
-    if (before == counted_as_) {
+    auto const before = state_of(std::exchange(counted_as_, state));
+    auto const after = state_of(state);
+    if (before == after) {
         return;
     }
     if (before) {
         counts_.figures.subscriptions(*before, -1);
     }
-    if (counted_as_) {
-        counts_.figures.subscriptions(*counted_as_, +1);
+    if (after) {
+        counts_.figures.subscriptions(*after, +1);
     }
 }
 

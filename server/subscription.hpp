@@ -11,7 +11,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -58,10 +57,10 @@ public:
 
 private:
     lease_counts& counts_;
-    std::optional<subscription_state> counted_as_;
+    presence::lease_state counted_as_;
 };
 
-// Where its holder has filed a subscription, in the order of the field `filed` (subscription_set).
+// Where its holder has filed a subscription (subscription_set).
 enum class lease_group : std::uint8_t {
     unsent,   // by the time of the subscribe
     asked,    // by the time of the subscribe
@@ -70,28 +69,26 @@ enum class lease_group : std::uint8_t {
     renewing, // a renewal is under way
 };
 
-struct subscription
-    : boost::intrusive::set_base_hook<boost::intrusive::optimize_size<true>> {
+// The count is a base, so that the first members fit into its padding.
+struct subscription : boost::intrusive::set_base_hook<boost::intrusive::optimize_size<true>>,
+                      counted_lease {
     subscription(lease_counts& counts, presence::lease_token token, presence::time_point asked_at,
                  presence::agent_id on_agent, lease_holder& holder, std::string text)
-        : lease{token, asked_at}
+        : counted_lease{counts}
+        , lease{token, asked_at}
         , agent{on_agent}
         , owner{&holder}
-        , identifier{std::move(text)}
-        , count{counts} {}
-
-    presence::lease lease;
-    presence::agent_id agent;
-    std::uint64_t key = 0;   // names it to the store; see slot_table
-    lease_holder* owner;     // null once nobody waits for it any more
-    std::string identifier;  // as the client wrote it; empty once nobody waits
-    counted_lease count;
+        , identifier{std::move(text)} {}
 
     // The store does not have the request that the lease's state asks for: the acquire is still to
     // be sent, or a release that could not be.
     bool unsent = true;
     lease_group filed = lease_group::unsent;
-    presence::time_point filed_for{};
+    presence::lease lease;
+    presence::agent_id agent;
+    std::uint64_t key = 0; // names it to the store; see slot_table
+    lease_holder* owner;   // null once nobody waits for it any more
+    std::string identifier; // as the client wrote it; empty once nobody waits
 
     // The agent's stream on this shard (hub.hpp).
     subscription* stream_next = nullptr;

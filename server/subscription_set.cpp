@@ -24,7 +24,6 @@ void subscription_set::add(subscription& s) {
         by_identifier_->emplace(s.identifier, &s);
     }
     s.filed = lease_group::unsent;
-    s.filed_for = s.lease.asked_at();
     all_.insert(s);
 }
 
@@ -44,13 +43,13 @@ void subscription_set::file(subscription& s) noexcept {
     }
     switch (s.lease.state()) {
     case presence::lease_state::acquiring:
-        move(s, {s.unsent ? lease_group::unsent : lease_group::asked, s.lease.asked_at()});
+        move(s, s.unsent ? lease_group::unsent : lease_group::asked);
         break;
     case presence::lease_state::live:
         if (s.lease.is_renewing()) {
-            move(s, {lease_group::renewing, {}});
+            move(s, lease_group::renewing);
         } else if (s.filed != lease_group::waiting) {
-            move(s, {lease_group::due, s.lease.renewal_due()});
+            move(s, lease_group::due);
         }
         break;
     default: // it is about to be removed
@@ -58,10 +57,23 @@ void subscription_set::file(subscription& s) noexcept {
     }
 }
 
-void subscription_set::move(subscription& s, place to) noexcept {
+presence::time_point subscription_set::time_of(subscription const& s) {
+    switch (s.filed) {
+    case lease_group::unsent:
+    case lease_group::asked:
+        return s.lease.asked_at();
+    case lease_group::due:
+    case lease_group::waiting:
+        return s.lease.renewal_due();
+    case lease_group::renewing:
+        break;
+    }
+    return {};
+}
+
+void subscription_set::move(subscription& s, lease_group to) noexcept {
     all_.erase(all_.iterator_to(s));
-    s.filed = to.group;
-    s.filed_for = to.time;
+    s.filed = to;
     all_.insert(s);
 }
 
@@ -97,14 +109,14 @@ lease_times subscription_set::times() const {
     times.any_confirmed = all_.rbegin()->filed >= lease_group::due;
     if (auto const* s = first(lease_group::unsent)) {
         times.any_unsent = true;
-        times.oldest_pending = s->filed_for;
+        times.oldest_pending = time_of(*s);
     }
     if (auto const* s = first(lease_group::asked)) {
-        times.oldest_pending = std::min(times.oldest_pending, s->filed_for);
+        times.oldest_pending = std::min(times.oldest_pending, time_of(*s));
     }
     // While one waits for evidence, the others find out by their connection's pings.
     if (auto const* s = first(lease_group::due); s != nullptr && !any_put_off()) {
-        times.next_renewal = s->filed_for;
+        times.next_renewal = time_of(*s);
     }
     return times;
 }
@@ -115,16 +127,16 @@ subscription* subscription_set::first_unsent() {
 
 subscription* subscription_set::first_due(presence::time_point by) {
     auto* const s = first(lease_group::due);
-    return s != nullptr && s->filed_for <= by ? s : nullptr;
+    return s != nullptr && time_of(*s) <= by ? s : nullptr;
 }
 
 void subscription_set::put_off(subscription& s) noexcept {
-    move(s, {lease_group::waiting, s.lease.renewal_due()});
+    move(s, lease_group::waiting);
 }
 
 void subscription_set::take_up() noexcept {
     while (auto* const s = first(lease_group::waiting)) {
-        move(*s, {lease_group::due, s->lease.renewal_due()});
+        move(*s, lease_group::due);
     }
 }
 

@@ -56,7 +56,7 @@ private:
     };
     struct place_of {
         using type = place;
-        place operator()(subscription const& s) const { return {s.filed, s.filed_for}; }
+        place operator()(subscription const& s) const { return {s.filed, time_of(s)}; }
     };
     struct counted_less {
         bool operator()(place const& a, place const& b) const {
@@ -66,9 +66,12 @@ private:
     };
     using index = std::unordered_map<std::string_view, subscription*>;
 
+    // Where it stands in its group. The lease says it, so whoever changes the lease has it filed
+    // anew before anything else is done with the set.
+    static presence::time_point time_of(subscription const& s);
     subscription const* first(lease_group group) const;
     subscription* first(lease_group group);
-    void move(subscription& s, place to) noexcept;
+    void move(subscription& s, lease_group to) noexcept;
 
     boost::intrusive::multiset<subscription, boost::intrusive::key_of_value<place_of>,
                                boost::intrusive::compare<counted_less>>

@@ -213,7 +213,7 @@ public:
             home_.context().run_one_for(1ms);
         }
         check(home_.standing() == 0);
-        check(node_.door.connections() == 0);
+        check(node_.admission_control.connections() == 0);
         check(store_.is_empty());
         return std::move(said_);
     }

@@ -95,37 +95,37 @@ TEST_CASE("a hub has a listener from the first attach to the last detach") {
 }
 
 TEST_CASE("admission counts in all and by address, and takes places back") {
-    admission door{2, 1};
-    auto first = door.admit("192.0.2.1");
+    admission control{2, 1};
+    auto first = control.admit("192.0.2.1");
     REQUIRE(first.ticket);
-    auto again = door.admit("192.0.2.1");
+    auto again = control.admit("192.0.2.1");
     CHECK_FALSE(again.ticket);
     CHECK(again.why == admission::refusal::address);
-    auto other = door.admit("192.0.2.2");
+    auto other = control.admit("192.0.2.2");
     REQUIRE(other.ticket);
-    auto third = door.admit("192.0.2.3");
+    auto third = control.admit("192.0.2.3");
     CHECK_FALSE(third.ticket);
     CHECK(third.why == admission::refusal::full);
     first.ticket.reset();
-    CHECK(door.admit("192.0.2.1").ticket);
+    CHECK(control.admit("192.0.2.1").ticket);
 }
 
 TEST_CASE("a bad token has three tries a minute, each token for itself") {
-    admission door{10, 0};
+    admission control{10, 0};
     db::token_digest bad{};
     auto const start = admission::clock::time_point{} + 1h;
     for (int i = 0; i < 3; ++i) {
-        CHECK_FALSE(door.turned_away(bad, start + i * 1s));
+        CHECK_FALSE(control.turned_away(bad, start + i * 1s));
     }
-    CHECK(door.turned_away(bad, start + 10s) == 50s);
+    CHECK(control.turned_away(bad, start + 10s) == 50s);
     db::token_digest other{};
     other[0] = 1;
-    CHECK_FALSE(door.turned_away(other, start + 10s));
-    CHECK_FALSE(door.turned_away(bad, start + 60s));
+    CHECK_FALSE(control.turned_away(other, start + 10s));
+    CHECK_FALSE(control.turned_away(bad, start + 60s));
 }
 
 TEST_CASE("a bad token that comes again is noticed among tens of thousands of others") {
-    admission door{10, 0};
+    admission control{10, 0};
     auto const token = [](unsigned n) {
         db::token_digest digest{};
         for (std::size_t i = 0; i < 4; ++i) {
@@ -138,7 +138,7 @@ TEST_CASE("a bad token that comes again is noticed among tens of thousands of ot
     auto const flood = [&](unsigned count, admission::clock::time_point at) {
         auto refused = 0;
         for (unsigned i = 0; i < count; ++i) {
-            refused += door.turned_away(token(++next), at) ? 1 : 0;
+            refused += control.turned_away(token(++next), at) ? 1 : 0;
         }
         CHECK(refused == 0);
     };
@@ -148,10 +148,10 @@ TEST_CASE("a bad token that comes again is noticed among tens of thousands of ot
     for (unsigned again = 0; again < 20; ++again) {
         auto const bad = token(1'000'000'000 + again);
         for (int i = 0; i < 3; ++i) {
-            CHECK_FALSE(door.turned_away(bad, at));
+            CHECK_FALSE(control.turned_away(bad, at));
             flood(5'000, at);
         }
-        CHECK(door.turned_away(bad, at) == 60s);
+        CHECK(control.turned_away(bad, at) == 60s);
     }
 }
 
