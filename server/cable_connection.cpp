@@ -6,8 +6,10 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
+#include <random>
 #include <utility>
 #include <variant>
 
@@ -315,8 +317,7 @@ void cable_connection::on_deadline(time_point) {
 void cable_connection::do_what_is_due() {
     auto const at = home_.timers().now();
     for (;;) {
-        auto const due =
-            deadlines_.next_step(at, subscriptions_.times(), output_.is_ping_unsent());
+        auto const due = deadlines_.next_step(at, subscriptions_.times(), output_.is_ping_unsent());
         if (due == deadlines::step::none) {
             break;
         }
@@ -399,8 +400,7 @@ void cable_connection::renew_due(time_point now) {
 
 void cable_connection::reschedule() {
     if (open_) {
-        auto const next =
-            deadlines_.next_wake_up(home_.timers().now(), subscriptions_.times());
+        auto const next = deadlines_.next_wake_up(home_.timers().now(), subscriptions_.times());
         home_.timers().schedule(*this,
                                 next.shared == deadlines::never
                                     ? next.exact

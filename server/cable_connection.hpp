@@ -18,9 +18,7 @@
 
 namespace presenced::server {
 
-class cable_connection final : public websocket_owner,
-                               private lease_holder,
-                               private wheel::entry {
+class cable_connection final : public websocket_owner, private lease_holder, private wheel::entry {
 public:
     cable_connection(cable_host& home, std::shared_ptr<websocket> socket, client_info client);
     ~cable_connection();

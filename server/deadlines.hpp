@@ -31,16 +31,16 @@ public:
     // In the order in which they are done when all are due.
     enum class step : std::uint8_t {
         none,
-        resume,        // read on: its input is paid for
-        drop,          // the handshake, or the closing one, took too long
-        end_silent,    // nothing was heard for peer_timeout
-        check_token,   // it may have run out
-        end_unserved,  // a subscribe has waited for subscribe_limit, and no lease is worth more
-        ask,           // ask the store for the next unsent subscribe
-        ping,          // send a JSON ping
-        ping_both,     // ... and a WebSocket ping in the same packet
-        native_ping,   // send a WebSocket ping alone
-        renew,         // renew the leases that are due
+        resume,       // read on: its input is paid for
+        drop,         // the handshake, or the closing one, took too long
+        end_silent,   // nothing was heard for peer_timeout
+        check_token,  // it may have run out
+        end_unserved, // a subscribe has waited for subscribe_limit, and no lease is worth more
+        ask,          // ask the store for the next unsent subscribe
+        ping,         // send a JSON ping
+        ping_both,    // ... and a WebSocket ping in the same packet
+        native_ping,  // send a WebSocket ping alone
+        renew,        // renew the leases that are due
     };
 
     explicit deadlines(presence::settings const& timings)
@@ -50,7 +50,8 @@ public:
 
     // The handshake begins. It has the peer's time-out, too.
     void begin(moment const& at);
-    // The handshake is through, and the end is not decided; the first pings leave after these times.
+    // The handshake is through, and the end is not decided; the first pings leave after these
+    // times.
     void open(moment const& at, duration first_ping, duration first_native_ping);
     // The end is decided: nothing else is due any more. The closing handshake has its limit.
     void close(time_point now);

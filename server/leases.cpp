@@ -4,8 +4,11 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <memory>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 
 namespace presenced::server {

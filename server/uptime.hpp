@@ -1,6 +1,6 @@
-// Tells time in which this process ran from time in which it did not: stopped, swapped out, starved.
-// Who judges a peer's silence needs it: the peer's answers may wait in the socket meanwhile.
-// Pure: time is a parameter. Not thread-safe: a shard's own.
+// Tells time in which this process ran from time in which it did not: stopped, swapped out,
+// starved. Who judges a peer's silence needs it: the peer's answers may wait in the socket
+// meanwhile. Pure: time is a parameter. Not thread-safe: a shard's own.
 #pragma once
 
 #include "presence/types.hpp"

@@ -330,8 +330,8 @@ TEST_CASE("a subscribe that cannot be handed to the store costs its connection, 
     CHECK(home.standing() == 1);
     CHECK(home.load() == 1);
     auto const shown = n.figures.exposition({}, true);
-    for (auto const* line : {"{state=\"pending\"} 0", "{state=\"confirmed\"} 1",
-                             "{state=\"releasing\"} 0"}) {
+    for (auto const* line :
+         {"{state=\"pending\"} 0", "{state=\"confirmed\"} 1", "{state=\"releasing\"} 0"}) {
         CAPTURE(line);
         CHECK(shown.find("presenced_subscriptions" + std::string{line} + "\n") != shown.npos);
     }

@@ -184,7 +184,9 @@ TEST_CASE("silence ends a connection after peer_timeout, of time in which the no
         CHECK(c.steps(40s) == steps{step::end_silent});
     }
     SECTION("on a node that slept for 100 s meanwhile, when it has had time to read") {
-        auto const at = [](presence::duration after) { return opened::at(after, 100s, 138s); };
+        auto const at = [](presence::duration after) {
+            return opened::at(after, 100s, 138s);
+        };
         CHECK(c.steps(at(138s)).empty());
         CHECK(c.steps(at(140999ms)).empty());
         CHECK(c.due.next_wake_up(at(138s), {}).exact == start + 141s);

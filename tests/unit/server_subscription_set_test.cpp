@@ -143,8 +143,8 @@ TEST_CASE("a set of subscriptions finds each by its identifier, few or many") {
 
 TEST_CASE("a lease is counted once, in the state that it is in, until it is gone") {
     auto const shown = [](char const* state, int count) {
-        auto const line =
-            std::string{"presenced_subscriptions{state=\""} + state + "\"} " + std::to_string(count);
+        auto const line = std::string{"presenced_subscriptions{state=\""} + state + "\"} " +
+                          std::to_string(count);
         return figures.exposition({}, true).find(line + "\n") != std::string::npos;
     };
     lease_counts counts{figures};
