@@ -1,17 +1,20 @@
 #include "db/answers.hpp"
 
+#include "db/thread.hpp"
+
 namespace presenced::db {
 
 courier::courier()
-    : thread_{[this] {
+    : thread_{start_thread([this] {
         run();
-    }} {}
+    })} {}
 
 courier::~courier() {
     {
         std::lock_guard const lock{mutex_};
         stopping_ = true;
     }
+    stop_.raise();
     changed_.notify_one();
     thread_.join();
 }
@@ -35,20 +38,26 @@ void courier::send(mailbox& box, token_answer answer) {
 }
 
 void courier::run() {
-    std::unique_lock lock{mutex_};
-    for (;;) {
+    lease_answers leases;
+    token_answers tokens;
+    keep_going(
+        "courier", stop_, [&] { return step(leases, tokens); }, [] {});
+}
+
+bool courier::step(lease_answers& leases, token_answers& tokens) {
+    if (leases.empty() && tokens.empty()) {
+        std::unique_lock lock{mutex_};
         changed_.wait(lock, [this] { return waiting_ || stopping_; });
         if (!waiting_) {
-            return;
+            return false;
         }
-        auto leases = std::exchange(leases_, {});
-        auto tokens = std::exchange(tokens_, {});
+        std::swap(leases, leases_);
+        std::swap(tokens, tokens_);
         waiting_ = false;
-        lock.unlock();
-        leases.deliver();
-        tokens.deliver();
-        lock.lock();
     }
+    leases.deliver();
+    tokens.deliver();
+    return true;
 }
 
 } // namespace presenced::db

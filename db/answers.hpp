@@ -1,6 +1,7 @@
 // Takes answers to their mailboxes: one call a mailbox and batch, and no lock held meanwhile.
 #pragma once
 
+#include "db/stop_signal.hpp"
 #include "db/store.hpp"
 
 #include <condition_variable>
@@ -25,12 +26,15 @@ public:
         boxes_.emplace_back(&box, std::vector<Answer>{std::move(answer)});
     }
 
+    // A mailbox gets a copy: should it throw, for want of memory, the next call delivers the rest.
     void deliver() {
-        for (auto& [box, answers] : boxes_) {
-            box->deliver(std::move(answers));
+        while (!boxes_.empty()) {
+            auto const& [box, answers] = boxes_.back();
+            box->deliver(answers);
+            boxes_.pop_back();
         }
-        boxes_.clear();
     }
+    bool empty() const { return boxes_.empty(); }
 
 private:
     std::vector<std::pair<mailbox*, std::vector<Answer>>> boxes_;
@@ -51,6 +55,7 @@ public:
 
 private:
     void run();
+    bool step(lease_answers& leases, token_answers& tokens);
 
     std::mutex mutex_;
     std::condition_variable changed_;
@@ -58,6 +63,7 @@ private:
     token_answers tokens_;
     bool waiting_ = false;
     bool stopping_ = false;
+    stop_signal stop_;
     std::thread thread_;
 };
 

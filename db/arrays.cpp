@@ -1,7 +1,5 @@
 #include "db/arrays.hpp"
 
-#include <stdexcept>
-
 namespace presenced::db {
 
 void array_literal::separate() {
@@ -39,7 +37,7 @@ std::string array_literal::take() {
 
 std::vector<std::string> parse_array(std::string_view text) {
     if (text.size() < 2 || text.front() != '{' || text.back() != '}') {
-        throw std::invalid_argument{"not an array"};
+        throw unreadable_answer{"not an array"};
     }
     std::vector<std::string> elements;
     std::size_t at = 1;
@@ -54,11 +52,14 @@ std::vector<std::string> parse_array(std::string_view text) {
                 element += text[at];
             }
             if (at >= end) {
-                throw std::invalid_argument{"array ends within quotes"};
+                throw unreadable_answer{"array ends within quotes"};
             }
             ++at;
         } else {
             while (at < end && text[at] != ',') {
+                if (text[at] == '{' || text[at] == '}') {
+                    throw unreadable_answer{"array of arrays"};
+                }
                 element += text[at++];
             }
             if (element == "NULL") {
@@ -67,7 +68,7 @@ std::vector<std::string> parse_array(std::string_view text) {
         }
         elements.push_back(std::move(element));
         if (at < end && text[at++] != ',') {
-            throw std::invalid_argument{"array elements are not separated"};
+            throw unreadable_answer{"array elements are not separated"};
         }
     }
     return elements;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,8 +24,14 @@ private:
     std::string text_ = "{";
 };
 
+// An answer of the database that this binary does not understand.
+class unreadable_answer : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
 // The elements of a one-dimensional array as PostgreSQL prints it; NULL becomes an empty string.
-// Throws std::invalid_argument when it is no such array.
+// Throws unreadable_answer when it is no such array.
 std::vector<std::string> parse_array(std::string_view text);
 
 } // namespace presenced::db

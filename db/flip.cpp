@@ -2,16 +2,24 @@
 
 #include "db/arrays.hpp"
 
+#include <algorithm>
+
 namespace presenced::db {
 
-std::vector<flip> parse_flips(std::string_view column) {
+std::vector<flip> parse_flips(std::vector<std::string> const& texts) {
     std::vector<flip> flips;
-    for (auto const& text : parse_array(column)) {
-        auto const first = text.find(' ');
-        auto const second = text.find(' ', first + 1);
-        flips.push_back({text.substr(0, first),
-                         std::string_view{text}.substr(first + 1, second - first - 1) == "on",
-                         text.substr(second + 1)});
+    flips.reserve(texts.size());
+    for (auto const& text : texts) {
+        auto const first = std::min(text.find(' '), text.size());
+        auto const second = std::min(text.find(' ', first + 1), text.size());
+        auto const agent = text.substr(0, first);
+        auto const state = std::string_view{text}.substr(std::min(first + 1, second),
+                                                         second - std::min(first + 1, second));
+        if (agent.empty() || agent.find_first_not_of("-0123456789") != agent.npos ||
+            (state != "on" && state != "off") || second + 1 >= text.size()) {
+            throw unreadable_answer{"a flip is not 'agent_id on|off reason'"};
+        }
+        flips.push_back({agent, state == "on", text.substr(second + 1)});
     }
     return flips;
 }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace presenced::db {
@@ -14,7 +13,8 @@ struct flip {
     std::string reason;
 };
 
-// Reads the column `flips`: an array of 'agent_id on|off reason'.
-std::vector<flip> parse_flips(std::string_view column);
+// Reads the elements of the column `flips`, each 'agent_id on|off reason'. Throws unreadable_answer
+// (db/arrays.hpp).
+std::vector<flip> parse_flips(std::vector<std::string> const& texts);
 
 } // namespace presenced::db

@@ -1,6 +1,7 @@
 #include "db/lookup.hpp"
 
 #include "db/arrays.hpp"
+#include "db/thread.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -57,9 +58,10 @@ lookup::lookup(session_context const& context, std::size_t board_number, stop_si
              lock_timeout,
              true,
              {&statements::authenticate, &statements::check_tokens}}}
-    , thread_{[this] {
-        run();
-    }} {}
+    , thread_{start_thread([this] {
+        keep_going(
+            "lookup", stop_, [this] { return step(); }, [this] { link_.replace(); });
+    })} {}
 
 bool lookup::push(authenticate_request request) {
     {
@@ -92,48 +94,44 @@ std::size_t lookup::depth() const {
     return waiting_.size() + checks_.size();
 }
 
-void lookup::run() {
-    while (link_.connect(stop_)) {
-        std::vector<authenticate_request> batch;
-        std::optional<check_request> one;
-        {
-            std::unique_lock lock{mutex_};
-            changed_.wait(lock,
-                          [this] { return stopping_ || !waiting_.empty() || !checks_.empty(); });
-            if (stopping_) {
-                return;
-            }
-            auto const n = std::min(batch_limit, waiting_.size());
-            auto const end = waiting_.begin() + static_cast<std::ptrdiff_t>(n);
-            batch.assign(waiting_.begin(), end);
-            waiting_.erase(waiting_.begin(), end);
-            if (!checks_.empty()) {
-                one = std::move(checks_.front());
-                checks_.pop_front();
-            }
+// What is asked for stays in the queue until it is answered, so that a failure repeats only itself.
+bool lookup::step() {
+    if (!link_.connect(stop_)) {
+        return false;
+    }
+    std::vector<authenticate_request> batch;
+    std::optional<check_request> one;
+    {
+        std::unique_lock lock{mutex_};
+        changed_.wait(lock, [this] { return stopping_ || !waiting_.empty() || !checks_.empty(); });
+        if (stopping_) {
+            return false;
         }
-        try {
-            // Each is answered before the next begins, so that a failure repeats only itself.
-            if (!batch.empty() && link_.is_usable()) {
-                authenticate(batch);
-                batch.clear();
-            }
-            if (one && link_.is_usable()) {
-                check(*one);
-                one.reset();
-            }
-        } catch (call_failure const& e) {
-            spdlog::debug("lookup failed sqlstate={} reason=\"{}\"", e.sqlstate(), e.what());
-            if (e.kind() != fault::connection && stop_.wait_for(pause_after_failure)) {
-                return;
-            }
-        }
-        std::lock_guard const lock{mutex_};
-        waiting_.insert(waiting_.begin(), batch.begin(), batch.end());
-        if (one) {
-            checks_.push_front(std::move(*one));
+        auto const n = std::min(batch_limit, waiting_.size());
+        batch.assign(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(n));
+        if (!checks_.empty()) {
+            one = checks_.front();
         }
     }
+    try {
+        if (!batch.empty() && link_.is_usable()) {
+            authenticate(batch);
+            std::lock_guard const lock{mutex_};
+            waiting_.erase(waiting_.begin(),
+                           waiting_.begin() + static_cast<std::ptrdiff_t>(batch.size()));
+        }
+        if (one && link_.is_usable()) {
+            check(*one);
+            std::lock_guard const lock{mutex_};
+            checks_.pop_front();
+        }
+    } catch (call_failure const& e) {
+        spdlog::debug("lookup failed sqlstate={} reason=\"{}\"", e.sqlstate(), e.what());
+        if (e.kind() != fault::connection && stop_.wait_for(pause_after_failure)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 void lookup::authenticate(std::vector<authenticate_request> const& batch) {

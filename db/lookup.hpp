@@ -28,7 +28,7 @@ public:
     std::size_t depth() const;
 
 private:
-    void run();
+    bool step();
     void authenticate(std::vector<authenticate_request> const& batch);
     void check(check_request const& request);
 

@@ -42,14 +42,19 @@ public:
         auto const renewal_number = board_.add("renewal", true);
         auto const lookup_number = board_.add("lookup", false);
         auto const sweep_number = board_.add("sweep", false);
-        for (unsigned n = 0; n < lanes; ++n) {
-            lanes_.push_back(std::make_unique<transition_lane>(n, context_, options_.node,
-                                                               numbers[n], transitions_, stop_));
+        try {
+            for (unsigned n = 0; n < lanes; ++n) {
+                lanes_.push_back(std::make_unique<transition_lane>(
+                    n, context_, options_.node, numbers[n], transitions_, stop_));
+            }
+            busy_.emplace(context_, options_.node, busy_number, transitions_, stop_);
+            renewer_.emplace(context_, options_, renewal_number, stop_);
+            lookup_.emplace(context_, lookup_number, stop_);
+            sweeper_.emplace(context_, options_, sweep_number, sweep_stop_);
+        } catch (...) {
+            end_threads();
+            throw;
         }
-        busy_.emplace(context_, options_.node, busy_number, transitions_, stop_);
-        renewer_.emplace(context_, options_, renewal_number, stop_);
-        lookup_.emplace(context_, lookup_number, stop_);
-        sweeper_.emplace(context_, options_, sweep_number, sweep_stop_);
     }
 
     ~postgres_store() override { stop(steady_clock::now()); }
@@ -111,21 +116,36 @@ public:
         renewer_->stop_ticking();
         left_ = transitions_.wait_for_releases(deadline);
         dog_.limit(std::max(deadline, steady_clock::now() + last_call));
-        stop_.raise();
-        transitions_.stop();
-        renewer_->wake();
-        lookup_->wake();
-        for (auto& lane : lanes_) {
-            lane->join();
-        }
-        busy_->join();
-        renewer_->join();
-        lookup_->join();
-        sweeper_->join();
+        end_threads();
         return left_;
     }
 
 private:
+    // Those that were started.
+    void end_threads() {
+        stop_.raise();
+        sweep_stop_.raise();
+        transitions_.stop();
+        if (renewer_) {
+            renewer_->wake();
+        }
+        if (lookup_) {
+            lookup_->wake();
+        }
+        for (auto& lane : lanes_) {
+            lane->join();
+        }
+        auto const join = [](auto& started) {
+            if (started) {
+                started->join();
+            }
+        };
+        join(busy_);
+        join(renewer_);
+        join(lookup_);
+        join(sweeper_);
+    }
+
     // In this order: what threads use outlives them.
     postgres_options const options_;
     watchdog dog_;

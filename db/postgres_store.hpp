@@ -31,7 +31,7 @@ struct postgres_options {
 };
 
 // Starts the threads and returns at once; they connect by themselves and keep trying with backoff.
-// `watcher` must outlive the store.
+// `watcher` must outlive the store. Throws std::runtime_error when a thread cannot be started.
 std::unique_ptr<store> make_postgres_store(postgres_options options, observer& watcher);
 
 } // namespace presenced::db

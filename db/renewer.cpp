@@ -1,12 +1,14 @@
 #include "db/renewer.hpp"
 
+#include "db/answer_row.hpp"
 #include "db/arrays.hpp"
 #include "db/schema.hpp"
+#include "db/thread.hpp"
 
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <functional>
+#include <string_view>
 
 namespace presenced::db {
 
@@ -17,7 +19,15 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 constexpr milliseconds lock_timeout{100};
-constexpr milliseconds longest_pause{30'000};
+
+struct by_token {
+    bool operator()(renewal_pacing::element const& a, std::string_view b) const {
+        return a.token.view() < b;
+    }
+    bool operator()(std::string_view a, renewal_pacing::element const& b) const {
+        return a < b.token.view();
+    }
+};
 
 } // namespace
 
@@ -35,22 +45,27 @@ renewer::renewer(session_context const& context, postgres_options const& options
              lock_timeout,
              false,
              {&statements::renew, &statements::facts, &statements::forget_node}}}
-    , thread_{[this] {
-        run();
-    }} {}
+    , pacing_{{options.timings.tick(), options.timings.gathering(), options.timings.sweep},
+              steady_clock::now()}
+    , next_look_{steady_clock::now()}
+    , thread_{start_thread([this] {
+        keep_going(
+            "renewal", stop_, [this] { return step(); },
+            [this] {
+                {
+                    std::lock_guard const lock{mutex_};
+                    pacing_.abort();
+                }
+                link_.replace();
+            });
+        say_goodbye();
+    })} {}
 
 void renewer::push(renew_request request) {
     bool news = false;
     {
         std::lock_guard const lock{mutex_};
-        if (auto const held = held_.find(request.token); held != held_.end()) {
-            held->second.key = request.key; // with its next try
-            return;
-        }
-        waiting_.insert_or_assign(
-            request.token, renewal{request.agent, request.box, request.key, steady_clock::now()});
-        // Those in between change nothing of when the batch goes out.
-        news = waiting_.size() == 1 || waiting_.size() == batch_limit;
+        news = pacing_.add(request, steady_clock::now());
     }
     if (news) {
         changed_.notify_one();
@@ -59,11 +74,7 @@ void renewer::push(renew_request request) {
 
 void renewer::forget(lease_token const& token) {
     std::lock_guard const lock{mutex_};
-    waiting_.erase(token);
-    held_.erase(token);
-    if (auto const flying = in_flight_.find(token); flying != in_flight_.end()) {
-        flying->second = true;
-    }
+    pacing_.forget(token);
 }
 
 void renewer::tell_outages(mailbox& box) {
@@ -77,109 +88,90 @@ void renewer::stop_ticking() {
 }
 
 void renewer::wake() {
-    std::lock_guard const lock{mutex_};
-    stopping_ = true;
+    {
+        std::lock_guard const lock{mutex_};
+        stopping_ = true;
+    }
     changed_.notify_one();
 }
 
 std::size_t renewer::depth() const {
     std::lock_guard const lock{mutex_};
-    return waiting_.size() + held_.size() + in_flight_.size();
+    return pacing_.depth();
 }
 
 milliseconds renewer::oldest() const {
     std::lock_guard const lock{mutex_};
-    auto first = oldest_in_flight_;
-    for (auto const& [token, r] : waiting_) {
-        first = std::min(first, r.since);
-    }
     auto const now = steady_clock::now();
-    return first > now ? milliseconds{0} : duration_cast<milliseconds>(now - first);
+    return duration_cast<milliseconds>(now - pacing_.oldest(now));
 }
 
 // Returns false when stopped.
-bool renewer::wait_for_work(time_point next_tick, time_point not_before) {
+bool renewer::wait_for_work() {
     std::unique_lock lock{mutex_};
-    for (;;) {
-        if (stopping_) {
-            return false;
-        }
-        auto const now = steady_clock::now();
-        auto const until = waiting_.empty() ? next_tick : std::min(next_tick, not_before);
-        if (until <= now || waiting_.size() >= batch_limit) {
+    while (!stopping_) {
+        if (pacing_.is_due(steady_clock::now())) {
             return true;
         }
+        auto const until = pacing_.due_at();
         changed_.wait_until(lock, until);
     }
+    return false;
 }
 
-renewer::renewals renewer::take() {
-    std::lock_guard const lock{mutex_};
-    renewals batch;
-    auto it = waiting_.lower_bound(cursor_);
-    while (batch.size() < batch_limit && !waiting_.empty()) {
-        if (it == waiting_.end()) {
-            if (!batch.empty()) {
-                break; // the next batch begins at the front, or this one would not be sorted
-            }
-            it = waiting_.begin();
-        }
-        auto const here = it++;
-        in_flight_.emplace(here->first, false);
-        oldest_in_flight_ = std::min(oldest_in_flight_, here->second.since);
-        batch.insert(batch.end(), waiting_.extract(here));
+bool renewer::step() {
+    answers_.deliver();
+    if (!link_.connect(stop_)) {
+        return false;
     }
-    cursor_ = it == waiting_.end() ? lease_token{} : it->first;
-    return batch;
+    note_generation();
+    if (!wait_for_work()) {
+        return false;
+    }
+    if (!link_.is_usable()) {
+        return true;
+    }
+    if (steady_clock::now() >= next_look_) {
+        next_look_ = steady_clock::now() + options_.timings.tick();
+        if (look()) {
+            next_look_ = steady_clock::now() + options_.timings.sweep;
+        }
+        return true;
+    }
+    bool tick = false;
+    batch renewals;
+    {
+        std::lock_guard const lock{mutex_};
+        auto const now = steady_clock::now();
+        tick = pacing_.take_tick(now);
+        renewals = pacing_.take(now);
+    }
+    if (!renewals.empty() || tick) {
+        send(std::move(renewals), false, tick && may_tick());
+    }
+    if (tick) {
+        retry_held();
+    }
+    return true;
 }
 
-void renewer::run() {
-    unsigned generation = 0;
-    auto next_tick = steady_clock::now();
-    auto next_look = next_tick;
-    auto not_before = next_tick;
-    while (link_.connect(stop_)) {
-        if (generation != 0 && link_.generation() != generation) {
-            std::vector<mailbox*> boxes;
-            {
-                std::lock_guard const lock{mutex_};
-                boxes = outage_boxes_;
-            }
-            for (auto* box : boxes) {
-                box->database_back();
-            }
+// The database was away if there is another session than before.
+void renewer::note_generation() {
+    if (link_.generation() == generation_) {
+        return;
+    }
+    if (generation_ != 0) {
+        std::vector<mailbox*> boxes;
+        {
+            std::lock_guard const lock{mutex_};
+            boxes = outage_boxes_;
         }
-        if (link_.generation() != generation) {
-            next_look = steady_clock::now();
-        }
-        generation = link_.generation();
-        if (!wait_for_work(next_tick, not_before)) {
-            break;
-        }
-        if (!link_.is_usable()) {
-            continue;
-        }
-        if (steady_clock::now() >= next_look) {
-            auto const known = look();
-            next_look =
-                steady_clock::now() + (known ? options_.timings.sweep : options_.timings.tick());
-            continue;
-        }
-        bool tick = steady_clock::now() >= next_tick;
-        if (tick) {
-            next_tick = steady_clock::now() + options_.timings.tick();
-        }
-        auto batch = take();
-        // They are in no hurry, and each alone would be a transaction of its own.
-        not_before = steady_clock::now() + options_.timings.gathering();
-        if (!batch.empty() || tick) {
-            send(std::move(batch), false, tick && may_tick());
-        }
-        if (tick) {
-            retry_held(next_tick);
+        for (auto* box : boxes) {
+            box->database_back();
         }
     }
-    say_goodbye();
+    generation_ = link_.generation();
+    next_look_ = steady_clock::now();
 }
 
 // The schema may be migrated under a running node, and stale_after may change while it is cut off:
@@ -219,101 +211,98 @@ bool renewer::may_tick() const {
     return ticking_;
 }
 
-// Those whose rows are held, and those whose turn has not come for long: there was evidence of
-// their clients when they were asked for, and slow calls for others are not to cost them their
-// rows.
 std::string renewer::vouches() const {
-    std::lock_guard const lock{mutex_};
     array_literal tokens;
-    auto const long_ago = steady_clock::now() - options_.timings.sweep;
-    for (auto const& [token, r] : waiting_) {
-        if (r.since < long_ago) {
-            tokens.add(token.view());
-        }
-    }
-    for (auto const& [token, r] : held_) {
-        tokens.add(token.view());
+    std::lock_guard const lock{mutex_};
+    for (auto const token : pacing_.vouched(steady_clock::now())) {
+        tokens.add(token);
     }
     return tokens.take();
 }
 
-bool renewer::send(renewals batch, bool skip_locked, bool tick) {
+bool renewer::send(batch renewals, bool skip_locked, bool tick) {
     if (!link_.is_usable()) {
-        give_back(std::move(batch));
+        give_back(renewals);
         return false;
     }
-    if (!batch.empty()) {
-        watcher_.batch("renewal", batch.size());
+    if (!renewals.empty()) {
+        watcher_.batch("renewal", renewals.size());
     }
     try {
-        call(batch, skip_locked, tick);
+        call(renewals, skip_locked, tick);
         return true;
     } catch (call_failure const& e) {
-        if (e.is_overrun() && !batch.empty()) {
-            put_off(std::move(batch), e);
-            if (tick) {
-                send({}, true, true);
-            }
-            return false;
-        }
-        if (e.kind() == fault::element && !batch.empty()) {
-            if (e.is_doubtful() && may_tick() && !send({}, true, true)) {
-                give_back(std::move(batch)); // everybody's fault, then
+        switch (judge_renewal(e, renewals.size(), skip_locked, tick, may_tick())) {
+        case renewal_verdict::ask_tick:
+            if (!send_tick()) {
+                give_back(renewals);
                 return false;
             }
-            if (batch.size() > 1) {
-                return send_parts(std::move(batch), skip_locked, tick);
+            if (renewals.size() > 1) {
+                return send_parts(renewals, skip_locked, tick);
             }
-            put_off(std::move(batch), e);
-            return !tick || send({}, true, true);
-        }
-        if (!e.is_lock_timeout()) {
-            give_back(std::move(batch));
+            [[fallthrough]];
+        case renewal_verdict::put_off:
+            put_off(renewals, e);
+            return (!tick || send_tick()) && !e.is_overrun();
+        case renewal_verdict::split:
+            return send_parts(renewals, skip_locked, tick);
+        case renewal_verdict::give_back:
+            give_back(renewals);
             return false;
+        case renewal_verdict::pass_over:
+            return send(std::move(renewals), true, tick);
+        case renewal_verdict::without_tick:
+            return send(std::move(renewals), true, false);
+        case renewal_verdict::ask_tick_slowly:
+            if (send_tick()) {
+                // The table is free, or there would have been no tick: what a trigger of somebody
+                // else's does with one of the rows is what waits.
+                put_off(renewals, e);
+                return false;
+            }
+            break;
+        case renewal_verdict::rest:
+            break;
         }
-        if (!skip_locked) {
-            return send(std::move(batch), true, tick); // somebody holds one of the rows
+    } catch (unreadable_answer const& e) {
+        if (auto const more = puzzles_.admit()) {
+            spdlog::error("renewal answer not understood renewals={} why=\"{}\"{}",
+                          renewals.size(), e.what(), *more);
         }
-        if (tick && !batch.empty()) {
-            // Not the rows, then: the tables of the tick, or that of the rows. Renewals come first.
-            return send(std::move(batch), true, false);
-        }
-        if (!batch.empty() && may_tick() && send({}, true, true)) {
-            // The table is free, or there would have been no tick: what a trigger of somebody
-            // else's does with one of the rows is what waits.
-            put_off(std::move(batch), e);
-            return false;
-        }
+        link_.replace(); // its plans may be of another schema
     }
-    // Somebody holds the table: no renewal, no tick, and so lease time stands still.
-    give_back(std::move(batch));
+    // Somebody holds the table, or nobody knows what was renewed: no tick, and so lease time stands
+    // still.
+    give_back(renewals);
     static_cast<void>(stop_.wait_for(lock_timeout));
     return false;
 }
 
-bool renewer::send_parts(renewals batch, bool skip_locked, bool tick) {
-    auto const size = part_size(batch.size());
+bool renewer::send_parts(batch const& renewals, bool skip_locked, bool tick) {
+    auto const size = part_size(renewals.size());
+    auto at = renewals.begin();
     bool prompt = true;
-    while (prompt && !batch.empty()) {
-        renewals part;
-        while (!batch.empty() && part.size() < size) {
-            part.insert(part.end(), batch.extract(batch.begin()));
-        }
-        prompt = send(std::move(part), skip_locked, tick && batch.empty());
+    while (prompt && at != renewals.end()) {
+        auto const n = std::min<std::ptrdiff_t>(static_cast<std::ptrdiff_t>(size),
+                                                renewals.end() - at);
+        batch part{at, at + n};
+        at += n;
+        prompt = send(std::move(part), skip_locked, tick && at == renewals.end());
     }
-    if (tick && !batch.empty()) {
-        send({}, true, true); // it would have gone with the last part
+    if (tick && at != renewals.end()) {
+        send_tick(); // it would have gone with the last part
     }
-    give_back(std::move(batch));
+    give_back({at, renewals.end()});
     return prompt;
 }
 
-void renewer::call(renewals& batch, bool skip_locked, bool tick) {
+void renewer::call(batch const& renewals, bool skip_locked, bool tick) {
     array_literal agents;
     array_literal tokens;
-    for (auto const& [token, r] : batch) {
+    for (auto const& r : renewals) {
         agents.add(r.agent);
-        tokens.add(token.view());
+        tokens.add(r.token.view());
     }
     std::optional<std::string> judge_for;
     if (tick) {
@@ -323,131 +312,79 @@ void renewer::call(renewals& batch, bool skip_locked, bool tick) {
         link_.call(statements::renew,
                    {agents.take(), tokens.take(), skip_locked ? "true" : "false", options_.node,
                     options_.boot_id, options_.version, judge_for, tick ? vouches() : "{}"},
-                   !batch.empty());
-    board_.renewed();
-    if (auto const& age = reply.at(0).at(3)) {
-        board_.ticked(milliseconds{std::stoll(*age)});
+                   !renewals.empty());
+    // All of it is read before any of it counts.
+    answer_row const columns{reply, 4};
+    auto const at = columns.number(0);
+    auto missing = columns.elements(1);
+    auto held = columns.elements(2);
+    auto const age = columns.optional_number(3);
+    auto const unasked = [&](std::vector<std::string>& some) {
+        std::sort(some.begin(), some.end());
+        return std::count_if(some.begin(), some.end(), [&](auto const& token) {
+            return !std::binary_search(renewals.begin(), renewals.end(), token, by_token{});
+        });
+    };
+    if (unasked(missing) + unasked(held) > 0) {
+        throw unreadable_answer{"it speaks of leases that it was not asked about"};
     }
-    link_.note_database_time(std::stoll(reply.at(0).at(0).value()));
-    auto missing = parse_array(reply.at(0).at(1).value_or("{}"));
-    auto held = parse_array(reply.at(0).at(2).value_or("{}"));
-    std::sort(missing.begin(), missing.end());
-    std::sort(held.begin(), held.end());
-    watcher_.renewals("renewed", batch.size() - missing.size() - held.size());
+    board_.renewed();
+    if (age) {
+        board_.ticked(milliseconds{*age});
+    }
+    link_.note_database_time(at);
+    auto const count = renewals.size();
+    watcher_.renewals("renewed", count - std::min(count, missing.size() + held.size()));
     watcher_.renewals("missing", missing.size());
     watcher_.renewals("held", held.size());
-
-    renewals passed_over;
-    lease_answers answers;
     {
         std::lock_guard const lock{mutex_};
-        for (auto it = batch.begin(); it != batch.end();) {
-            auto const here = it++;
-            auto const& token = here->first;
-            if (std::binary_search(held.begin(), held.end(), token.view())) {
-                passed_over.insert(passed_over.end(), batch.extract(here));
-                continue;
-            }
-            auto const gone = std::binary_search(missing.begin(), missing.end(), token.view());
-            answers.add(*here->second.box,
-                        {here->second.key, gone ? lease_outcome::missing : lease_outcome::renewed});
-            in_flight_.erase(token);
-            held_.erase(token);
-        }
-        if (passed_over.empty()) {
-            oldest_in_flight_ = time_point::max();
-        }
+        pacing_.answered(renewals, missing, held, answers_);
     }
-    batch.clear();
-    hold(std::move(passed_over));
-    answers.deliver();
+    answers_.deliver();
 }
 
-// Their rows stay, nobody may reap them for want of this renewal, and nobody waits for them. What
-// fails in company is tried again in smaller company, what fails alone after a pause.
-void renewer::put_off(renewals batch, call_failure const& e) {
-    auto const now = steady_clock::now();
-    if (batch.size() > 1) {
-        auto const company = part_size(batch.size());
-        for (auto& [token, r] : batch) {
-            r.company = company;
-        }
-        spdlog::debug("renewals put off count={} sqlstate={}", batch.size(), e.sqlstate());
-    } else {
-        auto& r = batch.begin()->second;
-        auto const pause =
-            e.is_overrun()
-                ? longest_pause
-                : std::min(longest_pause, milliseconds{1'000} * (1 << std::min(r.failures, 5U)));
-        if (auto const more = refusals_.admit()) {
-            spdlog::warn("renewal refused agent={} sqlstate={} retry_ms={}{}", r.agent,
-                         e.sqlstate(), pause.count(), *more);
-        }
-        ++r.failures;
-        r.company = 1;
-        r.not_before = now + pause;
-    }
-    hold(std::move(batch));
-}
-
-void renewer::give_back(renewals batch) {
-    std::lock_guard const lock{mutex_};
-    while (!batch.empty()) {
-        auto node = batch.extract(batch.begin());
-        auto const flying = in_flight_.extract(node.key());
-        if (!flying.mapped() && !held_.contains(node.key())) {
-            waiting_.insert(std::move(node)); // unless it was asked for anew
-        }
-    }
-    oldest_in_flight_ = time_point::max();
-}
-
-void renewer::hold(renewals batch) {
-    std::lock_guard const lock{mutex_};
-    while (!batch.empty()) {
-        auto node = batch.extract(batch.begin());
-        auto const flying = in_flight_.extract(node.key());
-        if (!flying.mapped()) {
-            held_.insert_or_assign(node.key(), node.mapped());
-        }
-    }
-    oldest_in_flight_ = time_point::max();
-}
-
-// After every tick, without waiting for any of them. They stay in held_ while they are asked, and
-// so are vouched for, until the answer is there. The first call that fails slowly ends the round,
-// and so does the next tick: lease time is not to stand still for the sake of a few rows.
-void renewer::retry_held(time_point next_tick) {
-    std::map<std::size_t, renewals, std::greater<>> due; // by company: the few suspects come last
+// Their rows stay, nobody may reap them for want of this renewal, and nobody waits for them.
+void renewer::put_off(batch const& renewals, call_failure const& e) {
+    milliseconds pause{0};
     {
         std::lock_guard const lock{mutex_};
-        auto const now = steady_clock::now();
-        for (auto const& [token, r] : held_) {
-            if (r.not_before <= now) {
-                auto& companions = due[r.company];
-                companions.emplace_hint(companions.end(), token, r);
-            }
-        }
+        pause = pacing_.put_off(renewals, e.is_overrun(), steady_clock::now());
     }
-    for (auto& [company, companions] : due) {
-        while (!companions.empty()) {
-            renewals batch;
-            {
-                std::lock_guard const lock{mutex_};
-                while (!companions.empty() && batch.size() < company) {
-                    auto one = companions.extract(companions.begin());
-                    if (held_.contains(one.key())) {
-                        in_flight_.emplace(one.key(), false);
-                        batch.insert(batch.end(), std::move(one));
-                    }
-                }
-            }
-            if (!batch.empty() && !send(std::move(batch), true, false)) {
-                return;
-            }
-            if (steady_clock::now() >= next_tick) {
-                return; // with one call at least in each round, they all get their turn
-            }
+    if (renewals.size() > 1) {
+        spdlog::debug("renewals put off count={} sqlstate={}", renewals.size(), e.sqlstate());
+    } else if (auto const more = refusals_.admit()) {
+        spdlog::warn("renewal refused agent={} sqlstate={} retry_ms={}{}", renewals.front().agent,
+                     e.sqlstate(), pause.count(), *more);
+    }
+}
+
+void renewer::give_back(batch const& renewals) {
+    std::lock_guard const lock{mutex_};
+    pacing_.give_back(renewals);
+}
+
+// After every tick, without waiting for any of them. They are vouched for until the answer is
+// there. The first call that fails slowly ends the round, and so does the next tick: lease time is
+// not to stand still for the sake of a few rows.
+void renewer::retry_held() {
+    time_point next_tick;
+    {
+        std::lock_guard const lock{mutex_};
+        pacing_.begin_round(steady_clock::now());
+        next_tick = pacing_.next_tick();
+    }
+    for (;;) {
+        batch some;
+        {
+            std::lock_guard const lock{mutex_};
+            some = pacing_.take_of_round();
+        }
+        if (some.empty() || !send(std::move(some), true, false)) {
+            return;
+        }
+        if (steady_clock::now() >= next_tick) {
+            return; // with one call at least in each round, they all get their turn
         }
     }
 }
@@ -459,7 +396,7 @@ void renewer::say_goodbye() {
     }
     try {
         static_cast<void>(link_.call(statements::forget_node, {options_.node, options_.boot_id}));
-    } catch (call_failure const& e) {
+    } catch (std::exception const& e) {
         spdlog::warn("node row left behind reason=\"{}\"", e.what());
     }
 }

@@ -5,9 +5,9 @@
 #include "db/connection.hpp"
 #include "db/line_limit.hpp"
 #include "db/postgres_store.hpp"
+#include "db/renewal_pacing.hpp"
 
 #include <condition_variable>
-#include <map>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -36,34 +36,21 @@ public:
 
 private:
     using time_point = std::chrono::steady_clock::time_point;
-    static constexpr std::size_t batch_limit = 2000;
-    struct renewal {
-        agent_id agent;
-        mailbox* box;
-        std::uint64_t key;
-        time_point since;
-        // How many may share a call with it; fewer once a call with it has failed.
-        std::size_t company = batch_limit;
-        time_point not_before{}; // it failed alone; until then it is left in peace
-        unsigned failures = 0;
-    };
-    using renewals = std::map<lease_token, renewal>;
+    using batch = renewal_pacing::batch;
 
-    void run();
+    bool step();
+    void note_generation();
     bool look();
     bool may_tick() const;
-    bool wait_for_work(time_point next_tick, time_point not_before);
-    renewals take();
-    // Rows that are held go to `held_`, poisoned and slow ones too; failures come back to the
-    // queue. False: it failed, and not at once, so that the next suspect had better wait for a
-    // tick.
-    bool send(renewals batch, bool skip_locked, bool tick);
-    bool send_parts(renewals batch, bool skip_locked, bool tick);
-    void call(renewals& batch, bool skip_locked, bool tick);
-    void put_off(renewals batch, call_failure const& e);
-    void give_back(renewals batch);
-    void hold(renewals batch);
-    void retry_held(time_point next_tick);
+    bool wait_for_work();
+    // False: it failed, and not at once, so that the next suspect had better wait for a tick.
+    bool send(batch renewals, bool skip_locked, bool tick);
+    bool send_parts(batch const& renewals, bool skip_locked, bool tick);
+    bool send_tick() { return send({}, true, true); }
+    void call(batch const& renewals, bool skip_locked, bool tick);
+    void put_off(batch const& renewals, call_failure const& e);
+    void give_back(batch const& renewals);
+    void retry_held();
     void say_goodbye();
     std::string vouches() const;
 
@@ -75,15 +62,15 @@ private:
 
     mutable std::mutex mutex_;
     std::condition_variable changed_;
-    renewals waiting_;
-    renewals held_;                         // somebody else holds their rows, or they failed
-    std::map<lease_token, bool> in_flight_; // true: forgotten
+    renewal_pacing pacing_;
     std::vector<mailbox*> outage_boxes_;
     bool ticking_ = true;
     bool stopping_ = false;
-    lease_token cursor_; // where the next batch begins, so that no part of the key space starves
-    time_point oldest_in_flight_ = time_point::max();
+    unsigned generation_ = 0;    // of the session that was looked through
+    time_point next_look_;
+    lease_answers answers_;
     line_limit refusals_{10};
+    line_limit puzzles_{1};
     std::thread thread_;
 };
 

@@ -83,6 +83,7 @@ struct release_request {
     release_reason reason;
     mailbox* box;
     std::uint64_t key;
+    owner_id owner = 0; // of the acquire; owners are served in turn
 };
 
 struct renew_request {

@@ -1,6 +1,9 @@
 #include "db/sweeper.hpp"
 
+#include "db/answer_row.hpp"
+#include "db/arrays.hpp"
 #include "db/flip.hpp"
+#include "db/thread.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -13,7 +16,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr int agents_a_round = 500;
 constexpr milliseconds lock_timeout{200};
 constexpr milliseconds shortest_pause{10};
 
@@ -26,43 +28,44 @@ sweeper::sweeper(session_context const& context, postgres_options const& options
     , watcher_{context.watcher}
     , stop_{stop}
     , link_{context, {"sweep", board_number, true, true, lock_timeout, false, {&statements::sweep}}}
-    , thread_{[this] {
-        run();
-    }} {}
+    , thread_{start_thread([this] {
+        keep_going(
+            "sweep", stop_, [this] { return step(); },
+            [this] {
+                limit_ = 1; // whatever it was, it is not to come back a hundred times a second
+                link_.replace();
+                static_cast<void>(stop_.wait_for(options_.timings.sweep / 5));
+            });
+    })} {}
 
-void sweeper::run() {
-    int limit = agents_a_round;
-    while (link_.connect(stop_)) {
-        if (stop_.is_raised()) {
-            return;
-        }
-        milliseconds pause{0};
-        if (link_.is_usable()) {
-            try {
-                pause = sweep(limit);
-                limit = std::min(agents_a_round, limit * 2);
-            } catch (call_failure const& e) {
-                pause = after_failure(e, limit);
-            }
-        }
-        if (stop_.wait_for(pause)) {
-            return;
+bool sweeper::step() {
+    if (!link_.connect(stop_) || stop_.is_raised()) {
+        return false;
+    }
+    milliseconds pause{0};
+    if (link_.is_usable()) {
+        try {
+            pause = sweep(limit_);
+            limit_ = std::min(agents_a_round, limit_ * 2);
+        } catch (call_failure const& e) {
+            pause = after_failure(e);
         }
     }
+    return !stop_.wait_for(pause);
 }
 
 // A round picks at random from what there is to do, so that smaller ones get past an agent to which
 // nothing can be done.
-milliseconds sweeper::after_failure(call_failure const& e, int& limit) {
+milliseconds sweeper::after_failure(call_failure const& e) {
     // Once, and not for every smaller round.
-    bool const news = limit == agents_a_round && e.kind() != fault::connection;
+    bool const news = limit_ == agents_a_round && e.kind() != fault::connection;
     spdlog::log(news ? spdlog::level::warn : spdlog::level::debug,
-                "sweep failed agents_at_most={} sqlstate={}", limit, e.sqlstate());
-    if (limit == 1 && e.is_doubtful()) {
+                "sweep failed agents_at_most={} sqlstate={}", limit_, e.sqlstate());
+    if (limit_ == 1 && e.is_doubtful()) {
         link_.replace(); // should it be a stale plan
     }
-    auto const pause = limit == 1 ? options_.timings.sweep / 5 : shortest_pause;
-    limit = std::max(1, limit / 8);
+    auto const pause = limit_ == 1 ? options_.timings.sweep / 5 : shortest_pause;
+    limit_ = std::max(1, limit_ / 8);
     return pause;
 }
 
@@ -73,12 +76,18 @@ milliseconds sweeper::sweep(int limit) {
                    {options_.node, options_.boot_id, std::to_string(options_.timings.sweep.count()),
                     std::to_string(options_.keep_transitions.count()), std::to_string(limit)},
                    true);
-    auto const& columns = reply.at(0);
-    if (columns.at(0) == "t") {
+    answer_row const columns{reply, 4};
+    auto const reaped = columns.number(3);
+    auto const next = milliseconds{columns.number(1)};
+    auto const flips = parse_flips(columns.elements(2));
+    if (reaped < 0) {
+        throw unreadable_answer{"reaped less than no lease"};
+    }
+    if (columns.is_true(0)) {
         board_.swept();
     }
     std::size_t reconciled = 0;
-    for (auto const& f : parse_flips(columns.at(2).value_or("{}"))) {
+    for (auto const& f : flips) {
         watcher_.flipped(f.active, f.reason);
         if (auto const more = repairs_.admit()) {
             spdlog::info("sweep repaired agent={} flag={} reason={}{}", f.agent,
@@ -88,15 +97,13 @@ milliseconds sweeper::sweep(int limit) {
             ++reconciled;
         }
     }
-    auto const reaped = std::stoul(columns.at(3).value_or("0"));
     if (reaped > 0) {
         spdlog::info("sweep reaped leases={}", reaped);
-        watcher_.repaired("expired", reaped);
+        watcher_.repaired("expired", static_cast<std::size_t>(reaped));
     }
     if (reconciled > 0) {
         watcher_.repaired("reconciled", reconciled);
     }
-    auto const next = milliseconds{std::stoll(columns.at(1).value_or("0"))};
     return std::clamp(next, shortest_pause, options_.timings.sweep);
 }
 

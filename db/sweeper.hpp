@@ -16,15 +16,18 @@ public:
     void join() { thread_.join(); }
 
 private:
-    void run();
+    static constexpr int agents_a_round = 500;
+
+    bool step();
     std::chrono::milliseconds sweep(int limit);
-    std::chrono::milliseconds after_failure(call_failure const& e, int& limit);
+    std::chrono::milliseconds after_failure(call_failure const& e);
 
     postgres_options const& options_;
     status_board& board_;
     observer& watcher_;
     stop_signal& stop_;
     connection link_;
+    int limit_ = agents_a_round;
     line_limit repairs_{100}; // a second; routing_transitions has all of them
     std::thread thread_;
 };

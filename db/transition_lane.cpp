@@ -1,7 +1,9 @@
 #include "db/transition_lane.hpp"
 
+#include "db/answer_row.hpp"
 #include "db/arrays.hpp"
 #include "db/flip.hpp"
+#include "db/thread.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -14,10 +16,10 @@ namespace presenced::db {
 
 namespace {
 
+using std::chrono::duration_cast;
 using std::chrono::milliseconds;
+using std::chrono::steady_clock;
 
-// Enough to spread the cost of a transaction, few enough to stay a matter of milliseconds.
-constexpr std::size_t batch_limit = 200;
 // A lane waits for no row; this is for what it cannot pass over, a lock on the whole table.
 constexpr milliseconds lane_lock_timeout{500};
 // How long the busy lane waits for one agent before it turns to the next.
@@ -28,18 +30,8 @@ constexpr milliseconds longest_poison_pause{10'000}; // well within the time of 
 // this many times as long.
 constexpr int suspect_pause = 10;
 
-milliseconds pause_after(unsigned failures, milliseconds longest) {
-    return std::min(longest, milliseconds{25} * (1 << std::min(failures, 12U)));
-}
-
-// Each comes back to its lane alone.
-void set_aside(operations poisoned, transition_queue& queue, transition_batch& batch) {
-    while (!poisoned.empty()) {
-        operations one;
-        one.splice(one.begin(), poisoned, poisoned.begin());
-        auto const pause = pause_after(one.front().refusals + 4, longest_poison_pause);
-        batch.drop(queue.delay(std::move(one), pause));
-    }
+milliseconds poison_pause(operation const& op) {
+    return pause_after(op.refusals + 4, longest_poison_pause);
 }
 
 char const* kind_of(operation const& op) {
@@ -47,6 +39,10 @@ char const* kind_of(operation const& op) {
         return "acquire";
     }
     return op.reason == release_reason::unsubscribed ? "unsubscribed" : "disconnected";
+}
+
+void append(operations& to, operations& from) {
+    to.splice(to.end(), from);
 }
 
 } // namespace
@@ -57,36 +53,110 @@ transition_batch::transition_batch(connection& link, transition_queue& queue, ob
     , queue_{queue}
     , watcher_{watcher}
     , node_{node}
-    , validity_{request_validity(call_timeout)} {}
+    , call_timeout_{call_timeout} {}
 
 void transition_batch::answer(operations& from, operations::iterator it, lease_outcome outcome) {
     answers_.add(*it->box, {it->key, outcome});
     finished_.splice(finished_.end(), from, it);
 }
 
-transition_batch::leftover transition_batch::run(operations batch, bool waits) {
-    leftover left;
-    send(std::move(batch), waits, left);
+transition_batch::leftover& transition_batch::run(operations& batch, bool waits) {
+    left_.locked = left_.late = left_.failed = false;
+    parts_.emplace_front();
+    append(parts_.front(), batch);
+    while (!parts_.empty()) {
+        send(parts_.front(), waits);
+        parts_.remove_if([](auto const& part) { return part.empty(); });
+    }
     if (std::exchange(doubted_, false)) {
         link_.replace();
+    }
+    deliver();
+    return left_;
+}
+
+void transition_batch::deliver() {
+    for (; !dropped_.empty(); dropped_.pop_front()) {
+        auto const& op = dropped_.front();
+        answers_.add(*op.box, {op.key, lease_outcome::abandoned});
     }
     // Off the books first: whoever reads the answer may ask for the next thing at once.
     queue_.finish(finished_);
     finished_.clear();
     answers_.deliver();
-    return left;
 }
 
-void transition_batch::drop(operations const& dropped) {
-    for (auto const& op : dropped) {
-        answers_.add(*op.box, {op.key, lease_outcome::abandoned});
+void transition_batch::put_down(operations& batch) noexcept {
+    if (!parts_.empty()) {
+        for (auto& op : parts_.front()) {
+            op.maybe_done = true; // nobody knows where the call ended
+        }
     }
-    answers_.deliver();
+    for (auto& part : parts_) {
+        append(batch, part);
+    }
+    parts_.clear();
+    for (auto* const rest :
+         {&one_, &left_.busy, &left_.again, &left_.poisoned, &left_.overran}) {
+        append(batch, *rest);
+    }
+    queue_.give_back(batch, dropped_);
+    doubted_ = false;
+    link_.replace();
 }
 
-void transition_batch::send(operations batch, bool waits, leftover& left) {
+void transition_batch::give_back(operations& again) {
+    queue_.give_back(again, dropped_);
+    deliver();
+}
+
+void transition_batch::defer(operations& busy, milliseconds pause) {
+    queue_.defer(busy, pause, dropped_);
+    deliver();
+}
+
+void transition_batch::delay(operations& later, milliseconds pause) {
+    queue_.delay(later, pause, dropped_);
+    deliver();
+}
+
+void transition_batch::suspect(operations& stuck, milliseconds pause) {
+    queue_.suspect(stuck, pause, dropped_);
+    deliver();
+}
+
+void transition_batch::set_aside(operations& poisoned) {
+    while (one_by_one(poisoned)) {
+        queue_.delay(one_, poison_pause(one_.front()), dropped_);
+    }
+    deliver();
+}
+
+void transition_batch::back_off(operations& held, milliseconds longest) {
+    while (one_by_one(held)) {
+        queue_.defer(one_, pause_after(one_.front().failures++, longest), dropped_);
+    }
+    deliver();
+}
+
+void transition_batch::suspect_each(operations& stuck, milliseconds longest) {
+    while (one_by_one(stuck)) {
+        queue_.suspect(one_, pause_after(one_.front().failures++, longest), dropped_);
+    }
+    deliver();
+}
+
+bool transition_batch::one_by_one(operations& from) {
+    if (from.empty()) {
+        return false;
+    }
+    one_.splice(one_.end(), from, from.begin());
+    return true;
+}
+
+void transition_batch::send(operations& part, bool waits) {
     if (!link_.is_usable()) {
-        left.again.splice(left.again.end(), batch);
+        append(left_.again, part);
         return;
     }
     array_literal kinds;
@@ -94,7 +164,7 @@ void transition_batch::send(operations batch, bool waits, leftover& left) {
     array_literal tokens;
     array_literal session_ids;
     array_literal owners;
-    for (auto const& op : batch) {
+    for (auto const& op : part) {
         kinds.add(kind_of(op));
         agents.add(op.agent);
         tokens.add(op.token.view());
@@ -105,86 +175,117 @@ void transition_batch::send(operations batch, bool waits, leftover& left) {
         }
         owners.add(op.owner);
     }
+    auto const began = steady_clock::now();
     try {
-        auto const not_after = link_.database_time() + validity_.count();
+        auto const not_after = link_.database_time() + request_validity(call_timeout_).count();
         auto const reply =
             link_.call(statements::transition,
                        {kinds.take(), agents.take(), tokens.take(), session_ids.take(),
                         owners.take(), node_, std::to_string(not_after), waits ? "true" : "false"},
                        true);
-        sort(std::move(batch), reply, left);
+        sort(part, reply);
+    } catch (unreadable_answer const& e) {
+        doubted_ = true; // the session's plans may be of another schema
+        if (part.size() > 1) {
+            for (auto& op : part) {
+                op.maybe_done = true;
+            }
+            split(part);
+        } else {
+            puzzle(part, part.begin(), e.what());
+        }
     } catch (call_failure const& e) {
-        for (auto& op : batch) {
+        for (auto& op : part) {
             op.maybe_done = op.maybe_done || !e.outcome_known();
         }
-        if (e.kind() == fault::element && batch.size() > 1) {
-            send_parts(std::move(batch), waits, left);
+        auto const took = duration_cast<milliseconds>(steady_clock::now() - began);
+        switch (judge(e, part.size(), waits, took, call_timeout_)) {
+        case call_verdict::split:
+            split(part);
             return;
-        }
-        if (e.kind() == fault::element) {
-            blame(std::move(batch), e, left);
+        case call_verdict::blame:
+            blame(part, e);
             return;
-        }
-        if (e.is_overrun()) {
-            left.overran.splice(left.overran.end(), batch);
+        case call_verdict::overran:
+            append(left_.overran, part);
             return;
-        }
-        if (e.is_lock_timeout() && waits) {
-            left.busy.splice(left.busy.end(), batch);
+        case call_verdict::busy:
+            append(left_.busy, part);
             return;
+        case call_verdict::locked:
+            left_.locked = true;
+            break;
+        case call_verdict::late:
+            left_.late = true;
+            break;
+        case call_verdict::failed:
+            left_.failed = true;
+            break;
         }
-        left.locked = left.locked || e.is_lock_timeout();
-        left.slow = left.slow || !e.is_lock_timeout();
-        left.again.splice(left.again.end(), batch);
+        append(left_.again, part);
     }
 }
 
-void transition_batch::send_parts(operations batch, bool waits, leftover& left) {
-    auto const size = part_size(batch.size());
-    while (!batch.empty()) {
-        auto const n = static_cast<std::ptrdiff_t>(std::min(size, batch.size()));
-        operations part;
-        part.splice(part.begin(), batch, batch.begin(), std::next(batch.begin(), n));
-        send(std::move(part), waits, left);
+// In place: what is not in one part is in another.
+void transition_batch::split(operations& part) {
+    auto const size = part_size(part.size());
+    while (part.size() > size) {
+        auto& rest = *parts_.emplace(std::next(parts_.begin()));
+        rest.splice(rest.end(), part, std::prev(part.end(), static_cast<std::ptrdiff_t>(size)),
+                    part.end());
     }
 }
 
-void transition_batch::sort(operations batch, rows const& reply, leftover& left) {
-    auto const& columns = reply.at(0);
-    link_.note_database_time(std::stoll(columns.at(0).value()));
-    auto const outcomes = parse_array(columns.at(1).value());
-    for (auto const& f : parse_flips(columns.at(2).value_or("{}"))) {
+void transition_batch::sort(operations& part, rows const& reply) {
+    // All of it is read before any of it counts.
+    answer_row const columns{reply, 4};
+    auto const at = columns.number(0);
+    auto const outcomes = columns.elements(1);
+    auto const flips = parse_flips(columns.elements(2));
+    if (outcomes.size() != part.size()) {
+        throw unreadable_answer{std::to_string(outcomes.size()) + " outcomes for " +
+                                std::to_string(part.size()) + " requests"};
+    }
+    link_.note_database_time(at);
+    for (auto const& f : flips) {
         watcher_.flipped(f.active, f.reason);
         spdlog::debug("routing flipped agent={} flag={} reason={}", f.agent,
                       f.active ? "on" : "off", f.reason);
     }
-    if (outcomes.size() != batch.size()) {
-        for (auto& op : batch) {
-            op.maybe_done = true; // it committed something
-        }
-        left.slow = true;
-        left.again.splice(left.again.end(), batch);
-        return;
-    }
     auto outcome = outcomes.begin();
-    for (auto it = batch.begin(); it != batch.end(); ++outcome) {
+    for (auto it = part.begin(); it != part.end(); ++outcome) {
         auto const here = it++;
         std::string_view const said = *outcome;
         if (said == "acquired") {
-            answer(batch, here, lease_outcome::acquired);
+            answer(part, here, lease_outcome::acquired);
         } else if (said == "refused") {
-            answer(batch, here, lease_outcome::refused);
+            answer(part, here, lease_outcome::refused);
         } else if (said == "released" || said == "gone") {
-            answer(batch, here, here->released_outcome());
+            answer(part, here, here->released_outcome());
         } else if (said == "busy") {
-            left.busy.splice(left.busy.end(), batch, here);
-        } else { // late
-            left.again.splice(left.again.end(), batch, here);
+            left_.busy.splice(left_.busy.end(), part, here);
+        } else if (said == "late") {
+            left_.again.splice(left_.again.end(), part, here);
+        } else {
+            doubted_ = true;
+            puzzle(part, here, "an outcome that this version does not know");
         }
     }
 }
 
-void transition_batch::blame(operations one, call_failure const& e, leftover& left) {
+// It committed something, and nobody knows what. Asked again alone and after a pause, until an
+// answer is understood: that one says what there is.
+void transition_batch::puzzle(operations& part, operations::iterator it, char const* why) {
+    it->maybe_done = true;
+    ++it->refusals;
+    if (auto const more = puzzles_.admit()) {
+        spdlog::error("transition answer not understood agent={} what={} why=\"{}\" retry_ms={}{}",
+                      it->agent, kind_of(*it), why, poison_pause(*it).count(), *more);
+    }
+    left_.poisoned.splice(left_.poisoned.end(), part, it);
+}
+
+void transition_batch::blame(operations& one, call_failure const& e) {
     auto const it = one.begin();
     if (auto const more = refusals_.admit()) {
         // Not its text, which quotes what the client sent.
@@ -196,7 +297,7 @@ void transition_batch::blame(operations one, call_failure const& e, leftover& le
         answer(one, it, lease_outcome::refused);
     } else {
         ++it->refusals;
-        left.poisoned.splice(left.poisoned.end(), one);
+        append(left_.poisoned, one);
     }
 }
 
@@ -216,60 +317,57 @@ transition_lane::transition_lane(unsigned number, session_context const& context
              false,
              {&statements::transition}}}
     , batch_{link_, queue, context.watcher, node, context.call_timeout}
-    , thread_{[this] {
-        run();
-    }} {}
+    , thread_{start_thread([this] {
+        keep_going(
+            "transition", stop_, [this] { return step(); }, [this] { batch_.put_down(work_); });
+    })} {}
 
-void transition_lane::run() {
-    auto limit = batch_limit;
-    std::size_t suspected = 0; // how many are to come in batches of `limit`: one of them waits
-    while (link_.connect(stop_)) {
-        auto work = queue_.take(number_, limit);
-        if (work.empty()) {
-            return;
-        }
-        watcher_.batch("transition", work.size());
-        auto const size = work.size();
-        auto left = batch_.run(std::move(work), false);
+bool transition_lane::step() {
+    batch_.deliver();
+    if (!link_.connect(stop_)) {
+        return false;
+    }
+    queue_.take(number_, pacing_.limit(), work_);
+    if (work_.empty()) {
+        return false;
+    }
+    auto const size = work_.size();
+    watcher_.batch("transition", size);
+    return put_back(batch_.run(work_, false), size);
+}
 
-        bool const overran = !left.overran.empty();
-        batch_.drop(queue_.defer(std::move(left.busy), milliseconds{0}));
-        batch_.drop(queue_.suspect(std::move(left.overran), milliseconds{0}));
-        set_aside(std::move(left.poisoned), queue_, batch_);
-        if (overran) {
-            limit = std::max<std::size_t>(1, size / 2);
-        } else if (suspected > size) {
-            suspected -= size;
-        } else if (left.again.empty()) {
-            suspected = 0;
-            limit = std::min(batch_limit, limit * 2);
-        }
-        if (left.again.empty()) {
-            continue;
-        }
-        if (left.locked && size == 1) {
-            // It need not be the table's lock: a trigger of somebody else's may wait for what it
-            // likes. The busy lane does not wait as long.
-            batch_.drop(queue_.suspect(std::move(left.again), milliseconds{0}));
-            continue;
-        }
-        if (left.slow && size == 1 && ++left.again.front().failures > 2) {
-            // Alone, and it still does not get through: the others come first.
-            auto const pause = pause_after(left.again.front().failures, longest_busy_pause);
-            batch_.drop(queue_.delay(std::move(left.again), pause));
-            continue;
-        }
-        if (left.locked) {
-            limit = part_size(size); // to the culprit in few steps: each waits for its lock
-            suspected = size;
-        } else if (left.slow) {
-            limit = std::max<std::size_t>(1, size / 2);
-        }
-        batch_.drop(queue_.give_back(std::move(left.again)));
-        if (left.locked && stop_.wait_for(lane_lock_timeout / 10)) {
-            return;
+// Returns false when stopped.
+bool transition_lane::put_back(transition_batch::leftover& left, std::size_t size) {
+    lane_pacing::account account;
+    account.requests = size;
+    account.overran = !left.overran.empty();
+    account.again = !left.again.empty();
+    account.locked = left.locked;
+    account.late = left.late;
+    account.failed = left.failed;
+    if (account.again) {
+        auto& first = left.again.front();
+        account.failures = first.failures;
+        if (size == 1 && (left.late || left.failed)) {
+            ++first.failures;
         }
     }
+    auto const verdict = pacing_.after(account);
+    batch_.defer(left.busy, milliseconds{0});
+    batch_.suspect(left.overran, milliseconds{0});
+    batch_.set_aside(left.poisoned);
+    switch (verdict.again) {
+    case lane_pacing::decision::way::front:
+        batch_.give_back(left.again);
+        break;
+    case lane_pacing::decision::way::delay:
+        batch_.delay(left.again, verdict.pause);
+        break;
+    case lane_pacing::decision::way::suspect:
+        batch_.suspect(left.again, milliseconds{0});
+        break;
+    }
+    return verdict.rest.count() == 0 || !stop_.wait_for(verdict.rest);
 }
 
 busy_lane::busy_lane(session_context const& context, std::string const& node,
@@ -281,68 +379,54 @@ busy_lane::busy_lane(session_context const& context, std::string const& node,
     , link_{context,
             {"busy", board_number, true, true, busy_lock_timeout, false, {&statements::transition}}}
     , batch_{link_, queue, context.watcher, node, context.call_timeout}
-    , thread_{[this] {
-        run();
-    }} {}
+    , thread_{start_thread([this] {
+        keep_going(
+            "busy", stop_, [this] { return step(); }, [this] { batch_.put_down(work_); });
+    })} {}
 
 // Each round first passes over whatever is still held, so that nobody who is free by now waits
 // for a stuck one, and then waits a little for one agent: under contention, passing over alone
 // might never get a turn.
-void busy_lane::run() {
-    while (link_.connect(stop_)) {
-        auto work = queue_.take_busy(batch_limit);
-        if (work.empty()) {
-            return;
-        }
-        watcher_.batch("busy", work.size());
-        auto left = batch_.run(std::move(work), false);
-        auto held = std::move(left.busy);
-        left.busy.clear();
-        put_back(std::move(left));
-        if (held.empty()) {
-            continue;
-        }
-        auto const chosen = held.front().agent; // it has waited longest
-        operations one;
-        for (auto it = held.begin(); it != held.end();) {
-            auto const here = it++;
-            if (here->agent == chosen) {
-                one.splice(one.end(), held, here);
-            }
-        }
-        back_off(std::move(held));
-        put_back(batch_.run(std::move(one), true));
+bool busy_lane::step() {
+    batch_.deliver();
+    if (!link_.connect(stop_)) {
+        return false;
     }
+    queue_.take_busy(lane_pacing::batch_limit, work_);
+    if (work_.empty()) {
+        return false;
+    }
+    watcher_.batch("busy", work_.size());
+    auto& left = batch_.run(work_, false);
+    if (left.busy.empty()) {
+        put_back(left);
+        return true;
+    }
+    auto const chosen = left.busy.front().agent; // it has waited longest
+    for (auto it = left.busy.begin(); it != left.busy.end();) {
+        auto const here = it++;
+        if (here->agent == chosen) {
+            work_.splice(work_.end(), left.busy, here);
+        }
+    }
+    put_back(left);
+    put_back(batch_.run(work_, true));
+    return true;
 }
 
-void busy_lane::put_back(transition_batch::leftover left) {
-    back_off(std::move(left.busy));
+void busy_lane::put_back(transition_batch::leftover& left) {
+    batch_.back_off(left.busy, longest_busy_pause);
     if (left.locked) {
         // They pass over agents and rows that are held: a trigger of one of them waits, or all do
         // for a table. From now on these agents are tried one by one.
-        while (!left.again.empty()) {
-            operations one;
-            one.splice(one.begin(), left.again, left.again.begin());
-            auto const pause = pause_after(one.front().failures++, longest_busy_pause);
-            batch_.drop(queue_.suspect(std::move(one), pause));
-        }
+        batch_.suspect_each(left.again, longest_busy_pause);
     }
-    back_off(std::move(left.again));
-    set_aside(std::move(left.poisoned), queue_, batch_);
+    batch_.back_off(left.again, longest_busy_pause);
+    batch_.set_aside(left.poisoned);
     bool const alone = std::all_of(left.overran.begin(), left.overran.end(), [&](auto const& op) {
         return op.agent == left.overran.front().agent;
     });
-    batch_.drop(queue_.suspect(std::move(left.overran),
-                               alone ? suspect_pause * call_timeout_ : milliseconds{0}));
-}
-
-void busy_lane::back_off(operations held) {
-    while (!held.empty()) {
-        operations one;
-        one.splice(one.begin(), held, held.begin());
-        auto const pause = pause_after(one.front().failures++, longest_busy_pause);
-        batch_.drop(queue_.defer(std::move(one), pause));
-    }
+    batch_.suspect(left.overran, alone ? suspect_pause * call_timeout_ : milliseconds{0});
 }
 
 } // namespace presenced::db

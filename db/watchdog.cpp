@@ -1,5 +1,7 @@
 #include "db/watchdog.hpp"
 
+#include "db/thread.hpp"
+
 #include <algorithm>
 
 #include <sys/socket.h>
@@ -7,9 +9,9 @@
 namespace presenced::db {
 
 watchdog::watchdog()
-    : thread_{[this] {
+    : thread_{start_thread([this] {
         run();
-    }} {}
+    })} {}
 
 watchdog::~watchdog() {
     {

@@ -98,7 +98,8 @@ void leases::send_end(subscription& s) noexcept {
             if (s.lease.is_renewing()) {
                 store().forget_renewal(s.agent, s.lease.token());
             }
-            store().release({s.agent, s.lease.token(), s.lease.release_cause(), &box_, s.key});
+            store().release({s.agent, s.lease.token(), s.lease.release_cause(), &box_, s.key,
+                             s.user});
         }
         s.unsent = false;
     } catch (std::exception const& failure) {
@@ -142,6 +143,7 @@ subscription& leases::add(lease_holder& holder, presence::agent_id agent, std::s
 }
 
 void leases::ask(subscription& s, presence::owner_id user, std::optional<std::string> session_id) {
+    s.user = user;
     store().acquire({s.agent, user, s.lease.token(), std::move(session_id), &box_, s.key});
     s.unsent = false;
     s.owner->on_moved(s);

@@ -102,6 +102,12 @@ public:
                    bool succeeded) override {
         std::lock_guard const lock{mutex_};
         failures_[std::string{name}] += succeeded ? 0 : 1;
+        ++calls_[std::string{name}];
+    }
+    int called(std::string const& name) const {
+        std::lock_guard const lock{mutex_};
+        auto const found = calls_.find(name);
+        return found == calls_.end() ? 0 : found->second;
     }
     void database_up(bool up) override { outages_ += up ? 0 : 1; }
     // How often the database was said to be away.
@@ -115,6 +121,7 @@ public:
 private:
     mutable std::mutex mutex_;
     std::map<std::string, int> failures_;
+    std::map<std::string, int> calls_;
     std::atomic<int> outages_{0};
     std::map<std::string, std::size_t> taken_;
 };
