@@ -15,6 +15,9 @@ using std::chrono::milliseconds;
 // How long an agent whose calls took too long is kept away from the others after that.
 constexpr std::chrono::minutes suspicion_time{2};
 
+// How long a lane remembers that it was shared.
+constexpr std::chrono::seconds sharing_time{1};
+
 // A call that meets a lock that it cannot pass over has waited for it as long as a lane may. The
 // holder gets a little time before the next one.
 constexpr milliseconds rest_after_lock{50};
@@ -65,6 +68,7 @@ batch_pacing::owner& batch_pacing::owner_of(owner_id id) {
         node.push_back(nullptr);
     }
     auto& made = owners_[id];
+    made.id = id;
     made.lines.resize(nodes.size());
     for (unsigned n = 0; n < nodes.size(); ++n) {
         auto& one = made.lines[n];
@@ -280,9 +284,27 @@ void batch_pacing::next(unsigned number, std::size_t limit, time_point now, oper
         return;
     }
     auto& owners = from.owners;
-    while (!owners.waiting.empty() && batch.size() < limit) {
+    auto const at_most = now < from.shared_until ? share : limit;
+    ++from.batches;
+    std::size_t served = 0; // lines in a row that have had their share
+    while (served < owners.waiting.size() && batch.size() < limit) {
         auto& one = *owners.waiting.front();
+        if (one.batch != from.batches) {
+            one.batch = from.batches;
+            one.taken = 0;
+        }
+        if (one.taken >= at_most) {
+            owners.waiting.splice(owners.waiting.end(), owners.waiting, one.turn);
+            ++served;
+            continue;
+        }
+        served = 0;
         if (!one.waiting.empty()) {
+            ++one.taken;
+            if (from.latest && *from.latest != one.whose->id) {
+                from.shared_until = now + sharing_time;
+            }
+            from.latest = one.whose->id;
             auto const first = one.waiting.begin();
             if (suspicion_of(first->agent, now) != nullptr) {
                 put_busy(one.waiting, first, now, now);
@@ -402,7 +424,8 @@ void batch_pacing::next_busy(std::size_t limit, time_point now, operations& batc
     }
     if (held_up == nullptr || !suspect_next_) {
         // With one owner alone its first agent may fill the batch.
-        auto const share = std::max<std::size_t>(1, limit / std::max<std::size_t>(1, owners.size()));
+        auto const each =
+            std::max<std::size_t>(1, limit / std::max<std::size_t>(1, owners.size()));
         for (auto left = owners.size(); left > 0 && batch.size() < limit; --left) {
             auto& one = *owners.front();
             auto& whose = *one.whose;
@@ -413,7 +436,7 @@ void batch_pacing::next_busy(std::size_t limit, time_point now, operations& batc
             owners.splice(owners.end(), owners, one.turn);
             auto const found = due_of(whose, false);
             if (found != whose.due.end()) {
-                take_busy_of(whose, found->second, std::min(share, limit - batch.size()), now,
+                take_busy_of(whose, found->second, std::min(each, limit - batch.size()), now,
                              batch);
                 left = owners.size() + 1; // there may be more of everybody's
             }

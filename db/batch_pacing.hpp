@@ -25,7 +25,9 @@ class call_failure;
 // Everything that waits, in flight or not. One thread's; lanes are numbered from 0.
 //
 // Owners are served in turn: a batch takes one request of each owner that has one, then the next
-// of each. An owner's requests for one agent keep their order.
+// of each. An owner's requests for one agent keep their order. Where two owners have been served
+// within a second, one owner gets no more than `share` places of a lane's batch: whoever comes in
+// the middle of a batch waits for it, and a small one is over soon. One owner alone gets them all.
 //
 // A batch that is handed out comes back by exactly one of give_back(), defer(), delay(), suspect()
 // and finish(). Where one of them throws (there is no memory), the requests that it did not get to
@@ -38,6 +40,8 @@ public:
     // An owner whose own share is not used up is still taken in, up to `most_acquires` in all.
     static constexpr std::size_t acquire_limit = 65'536;
     static constexpr std::size_t most_acquires = 4 * acquire_limit;
+
+    static constexpr std::size_t share = 50;
 
     explicit batch_pacing(unsigned lanes);
     batch_pacing(batch_pacing const&) = delete;
@@ -110,8 +114,11 @@ private:
         operations waiting; // of a lane
         turns::iterator turn{};
         bool in_turn = false;
+        std::uint64_t batch = 0; // the newest that took of it, and how many
+        std::size_t taken = 0;
     };
     struct owner {
+        owner_id id = 0;
         std::size_t acquires = 0;   // unanswered
         std::size_t unanswered = 0; // and releases
         std::vector<line> lines;    // by lane, and the busy lane's last
@@ -125,6 +132,9 @@ private:
     struct lane {
         ring owners;
         std::size_t waiting = 0;
+        std::uint64_t batches = 0;
+        std::optional<owner_id> latest; // who was served last
+        time_point shared_until{};      // two owners were served within a second
         std::multimap<time_point, operations> delayed; // one operation each, or none any more
         bool delayed_next = false;                     // whose turn it is when both have work
     };

@@ -1,10 +1,7 @@
 // Batches that are cut in the middle: what was asked for is done once or undone, and the answer
 // says which.
 #include "tests/db/node.hpp"
-
-#include <atomic>
-#include <stdexcept>
-#include <thread>
+#include "tests/db/waiting_commit.hpp"
 
 using namespace presenced;
 using namespace presenced::tests;
@@ -26,59 +23,6 @@ TEST_CASE("P6: a backend killed in the middle of a batch: one row after the retr
     CHECK(w.rows() == 1);
     CHECK(w.sql.number("SELECT count(*) FROM routing_transitions") == 1);
 }
-
-namespace {
-
-// A commit that waits for a standby that never comes is done, and its client does not know.
-struct waiting_commit {
-    explicit waiting_commit(world& where)
-        : w{where} {
-        w.sql.query("SET synchronous_commit = local");
-        w.sql.query("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-        w.sql.query("SELECT pg_reload_conf()");
-        await_standbys();
-    }
-    ~waiting_commit() { end(); }
-    // The server takes its new configuration when it comes to it: until then commits wait for
-    // nobody. A commit of another session shows when it has.
-    void await_standbys() {
-        std::atomic<bool> done{false};
-        std::thread committer{[&] {
-            sql_session other{w.conninfo};
-            while (!done) {
-                other.query("SELECT pg_logical_emit_message(true, 'probe', '')");
-            }
-        }};
-        constexpr auto waiting = "FROM pg_stat_activity WHERE datname = current_database() AND "
-                                 "wait_event = 'SyncRep' AND query LIKE '%logical_emit%'";
-        auto const does = eventually(
-            [&] { return w.sql.number(std::string{"SELECT count(*) "} + waiting) == 1; });
-        done = true;
-        w.sql.query(std::string{"SELECT pg_cancel_backend(pid) "} + waiting);
-        committer.join();
-        if (!does) {
-            throw std::runtime_error{"commits do not wait for standbys"};
-        }
-    }
-    pid_t backend() {
-        std::vector<pid_t> pids;
-        if (!eventually([&] {
-                pids =
-                    w.backends("wait_event = 'SyncRep' AND query LIKE '%presenced_transition(%'");
-                return !pids.empty();
-            })) {
-            throw std::runtime_error{"no commit waits for a standby"};
-        }
-        return pids.front();
-    }
-    void end() {
-        w.sql.query("ALTER SYSTEM RESET synchronous_standby_names");
-        w.sql.query("SELECT pg_reload_conf()");
-    }
-    world& w;
-};
-
-} // namespace
 
 TEST_CASE("P6: a commit whose outcome is unknown is one row after the retry", "[db][fault]") {
     world w;

@@ -111,7 +111,30 @@ TEST_CASE("owners share a batch evenly, and who needs less than a share leaves t
     }
     CHECK(owners(t.next(200)) ==
           std::map<db::owner_id, std::size_t>{{1, 95}, {2, 95}, {3, 10}});
-    CHECK(owners(t.next(200)) == std::map<db::owner_id, std::size_t>{{1, 100}, {2, 100}});
+    // From now on the lane is shared: nobody gets more than his share of a batch.
+    CHECK(owners(t.next(200)) == std::map<db::owner_id, std::size_t>{{1, 50}, {2, 50}});
+}
+
+TEST_CASE("an owner gets whole batches again a second after the last of the others") {
+    table t;
+    for (int i = 0; i < 2'000; ++i) {
+        t.acquire(i, 1);
+    }
+    CHECK(t.next().size() == 200);
+    CHECK(t.next().size() == 200); // nobody else was ever there
+    t.acquire(1, 2);
+    CHECK(t.next().size() == 200);
+    CHECK(t.next().size() == batch_pacing::share);
+    t.now += 999ms;
+    CHECK(t.next().size() == batch_pacing::share);
+    t.now += 1ms;
+    CHECK(t.next().size() == 200);
+    // Many owners fill a batch together.
+    for (int i = 0; i < 2'000; ++i) {
+        t.acquire(i, i % 10);
+    }
+    CHECK(t.next().size() == 200);
+    CHECK(t.next().size() == 200);
 }
 
 TEST_CASE("an owner's requests keep their order, alone and among others") {
