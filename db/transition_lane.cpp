@@ -120,7 +120,16 @@ void transition_batch::delay(operations& later, milliseconds pause) {
     deliver();
 }
 
-void transition_batch::suspect(operations& stuck, milliseconds pause) {
+void transition_batch::tell_suspect(operation const& op, char const* cause) {
+    if (auto const more = suspicions_.admit()) {
+        spdlog::warn("agent suspected agent={} cause={}{}", op.agent, cause, *more);
+    }
+}
+
+void transition_batch::suspect(operations& stuck, char const* cause, milliseconds pause) {
+    for (auto const& op : stuck) {
+        tell_suspect(op, cause);
+    }
     queue_.suspect(stuck, pause, dropped_);
     deliver();
 }
@@ -141,6 +150,7 @@ void transition_batch::back_off(operations& held, milliseconds longest) {
 
 void transition_batch::suspect_each(operations& stuck, milliseconds longest) {
     while (one_by_one(stuck)) {
+        tell_suspect(one_.front(), "lock");
         queue_.suspect(one_, pause_after(one_.front().failures++, longest), dropped_);
     }
     deliver();
@@ -354,7 +364,7 @@ bool transition_lane::put_back(transition_batch::leftover& left, std::size_t siz
     }
     auto const verdict = pacing_.after(account);
     batch_.defer(left.busy, milliseconds{0});
-    batch_.suspect(left.overran, milliseconds{0});
+    batch_.suspect(left.overran, "overran", milliseconds{0});
     batch_.set_aside(left.poisoned);
     switch (verdict.again) {
     case lane_pacing::decision::way::front:
@@ -364,7 +374,7 @@ bool transition_lane::put_back(transition_batch::leftover& left, std::size_t siz
         batch_.delay(left.again, verdict.pause);
         break;
     case lane_pacing::decision::way::suspect:
-        batch_.suspect(left.again, milliseconds{0});
+        batch_.suspect(left.again, "lock", milliseconds{0});
         break;
     }
     return verdict.rest.count() == 0 || !stop_.wait_for(verdict.rest);
@@ -426,7 +436,8 @@ void busy_lane::put_back(transition_batch::leftover& left) {
     bool const alone = std::all_of(left.overran.begin(), left.overran.end(), [&](auto const& op) {
         return op.agent == left.overran.front().agent;
     });
-    batch_.suspect(left.overran, alone ? suspect_pause * call_timeout_ : milliseconds{0});
+    batch_.suspect(left.overran, "overran",
+                   alone ? suspect_pause * call_timeout_ : milliseconds{0});
 }
 
 } // namespace presenced::db

@@ -39,7 +39,7 @@ public:
     void give_back(operations& again);
     void defer(operations& busy, std::chrono::milliseconds pause);
     void delay(operations& later, std::chrono::milliseconds pause);
-    void suspect(operations& stuck, std::chrono::milliseconds pause);
+    void suspect(operations& stuck, char const* cause, std::chrono::milliseconds pause);
     // The same for each request by itself, with a pause that grows with its failures.
     void set_aside(operations& poisoned); // comes back to its lane alone
     void back_off(operations& held, std::chrono::milliseconds longest);
@@ -57,6 +57,7 @@ private:
     void blame(operations& one, call_failure const& e);
     void puzzle(operations& part, operations::iterator it, char const* why);
     bool one_by_one(operations& from);
+    void tell_suspect(operation const& op, char const* cause);
     void answer(operations& from, operations::iterator it, lease_outcome outcome);
 
     connection& link_;
@@ -72,6 +73,7 @@ private:
     lease_answers answers_;
     line_limit refusals_{10};
     line_limit puzzles_{1};
+    line_limit suspicions_{1};
     bool doubted_ = false; // the session's plans may be stale: one request was refused for that
 };
 
