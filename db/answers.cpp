@@ -5,9 +5,7 @@
 namespace presenced::db {
 
 courier::courier()
-    : thread_{start_thread([this] {
-        run();
-    })} {}
+    : thread_{start_thread([this] { run(); })} {}
 
 courier::~courier() {
     {

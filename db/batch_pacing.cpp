@@ -113,7 +113,7 @@ void batch_pacing::leave(ring& owners, line& one) {
 }
 
 void batch_pacing::put(operations& home, place where, operations& from, operations::iterator it,
-                          bool in_front) {
+                       bool in_front) {
     if (it->what == operation::kind::acquire) {
         auto& known = acquires_.find(it->token)->second;
         known.where = where;
@@ -424,8 +424,7 @@ void batch_pacing::next_busy(std::size_t limit, time_point now, operations& batc
     }
     if (held_up == nullptr || !suspect_next_) {
         // With one owner alone its first agent may fill the batch.
-        auto const each =
-            std::max<std::size_t>(1, limit / std::max<std::size_t>(1, owners.size()));
+        auto const each = std::max<std::size_t>(1, limit / std::max<std::size_t>(1, owners.size()));
         for (auto left = owners.size(); left > 0 && batch.size() < limit; --left) {
             auto& one = *owners.front();
             auto& whose = *one.whose;
@@ -483,8 +482,8 @@ void batch_pacing::suspect(operations& batch, time_point now, milliseconds pause
 
 // ---- Calls and lanes --------------------------------------------------------------------------
 
-call_verdict judge(call_failure const& failure, std::size_t requests, bool waits,
-                   milliseconds took, milliseconds call_timeout) {
+call_verdict judge(call_failure const& failure, std::size_t requests, bool waits, milliseconds took,
+                   milliseconds call_timeout) {
     if (failure.kind() == fault::element) {
         return requests > 1 ? call_verdict::split : call_verdict::blame;
     }

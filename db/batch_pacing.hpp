@@ -133,8 +133,8 @@ private:
         ring owners;
         std::size_t waiting = 0;
         std::uint64_t batches = 0;
-        std::optional<owner_id> latest; // who was served last
-        time_point shared_until{};      // two owners were served within a second
+        std::optional<owner_id> latest;                // who was served last
+        time_point shared_until{};                     // two owners were served within a second
         std::multimap<time_point, operations> delayed; // one operation each, or none any more
         bool delayed_next = false;                     // whose turn it is when both have work
     };
@@ -146,7 +146,7 @@ private:
     ring& ring_of(unsigned number);
     void add(operations one);
     void put(operations& home, place where, operations& from, operations::iterator it,
-                bool in_front);
+             bool in_front);
     void depart(operations& from, operations::iterator it, operations& batch);
     void convert(operation& op);
     void drop_abandoned(operations& batch, operations& dropped);
@@ -219,7 +219,7 @@ public:
 
 private:
     std::size_t limit_ = batch_limit;
-    std::size_t searched_ = 0;    // how many are to come in batches of limit_: one of them waits
+    std::size_t searched_ = 0; // how many are to come in batches of limit_: one of them waits
     unsigned late_in_a_row_ = 0;
 };
 

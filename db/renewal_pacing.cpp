@@ -28,8 +28,7 @@ bool renewal_pacing::add(renew_request const& request, time_point now) {
         held->second.key = request.key; // with its next try
         return false;
     }
-    waiting_.insert_or_assign(request.token,
-                              renewal{request.agent, request.box, request.key, now});
+    waiting_.insert_or_assign(request.token, renewal{request.agent, request.box, request.key, now});
     // Those in between change nothing of when the batch goes out.
     return waiting_.size() == 1 || waiting_.size() == batch_limit;
 }
@@ -169,7 +168,8 @@ milliseconds renewal_pacing::put_off(batch const& sent, bool overran, time_point
             continue;
         }
         pause = overran ? longest_pause
-                        : std::min(longest_pause, milliseconds{1'000} * (1 << std::min(r->failures, 5U)));
+                        : std::min(longest_pause,
+                                   milliseconds{1'000} * (1 << std::min(r->failures, 5U)));
         ++r->failures;
         r->at_most = 1;
         r->not_before = now + pause;

@@ -100,8 +100,8 @@ private:
     time_point next_tick_;
     time_point not_before_;
     renewals waiting_;
-    renewals held_;      // also while they are asked again
-    renewals in_flight_; // of those that are not held
+    renewals held_;        // also while they are asked again
+    renewals in_flight_;   // of those that are not held
     lease_token cursor_{}; // where the next batch begins, so that no part of the keys starves
     std::map<std::size_t, std::vector<lease_token>, std::greater<>> round_; // by at_most
 };

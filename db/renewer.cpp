@@ -267,8 +267,8 @@ bool renewer::send(batch renewals, bool skip_locked, bool tick) {
         }
     } catch (unreadable_answer const& e) {
         if (auto const more = puzzles_.admit()) {
-            spdlog::error("renewal answer not understood renewals={} why=\"{}\"{}",
-                          renewals.size(), e.what(), *more);
+            spdlog::error("renewal answer not understood renewals={} why=\"{}\"{}", renewals.size(),
+                          e.what(), *more);
         }
         link_.replace(); // its plans may be of another schema
     }
@@ -284,8 +284,8 @@ bool renewer::send_parts(batch const& renewals, bool skip_locked, bool tick) {
     auto at = renewals.begin();
     bool prompt = true;
     while (prompt && at != renewals.end()) {
-        auto const n = std::min<std::ptrdiff_t>(static_cast<std::ptrdiff_t>(size),
-                                                renewals.end() - at);
+        auto const n =
+            std::min<std::ptrdiff_t>(static_cast<std::ptrdiff_t>(size), renewals.end() - at);
         batch part{at, at + n};
         at += n;
         prompt = send(std::move(part), skip_locked, tick && at == renewals.end());

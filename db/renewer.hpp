@@ -66,7 +66,7 @@ private:
     std::vector<mailbox*> outage_boxes_;
     bool ticking_ = true;
     bool stopping_ = false;
-    unsigned generation_ = 0;    // of the session that was looked through
+    unsigned generation_ = 0; // of the session that was looked through
     time_point next_look_;
     lease_answers answers_;
     line_limit refusals_{10};

@@ -96,8 +96,7 @@ void transition_batch::put_down(operations& batch) noexcept {
         append(batch, part);
     }
     parts_.clear();
-    for (auto* const rest :
-         {&one_, &left_.busy, &left_.again, &left_.poisoned, &left_.overran}) {
+    for (auto* const rest : {&one_, &left_.busy, &left_.again, &left_.poisoned, &left_.overran}) {
         append(batch, *rest);
     }
     queue_.give_back(batch, dropped_);

@@ -67,7 +67,7 @@ private:
     std::chrono::milliseconds call_timeout_;
     std::list<operations> parts_; // to be sent, one call each
     leftover left_;
-    operations one_; // on its way from `left_` to the queue
+    operations one_;      // on its way from `left_` to the queue
     operations finished_; // their answers are in answers_
     operations dropped_;  // taken back before they could be sent, and not yet in answers_
     lease_answers answers_;

@@ -9,9 +9,7 @@
 namespace presenced::db {
 
 watchdog::watchdog()
-    : thread_{start_thread([this] {
-        run();
-    })} {}
+    : thread_{start_thread([this] { run(); })} {}
 
 watchdog::~watchdog() {
     {

@@ -8,8 +8,8 @@
 
 namespace presenced::tests {
 
-// A function of somebody else's in the place of one of the schema's: it does what the real one does,
-// and `change` says afterwards what it answers instead.
+// A function of somebody else's in the place of one of the schema's: it does what the real one
+// does, and `change` says afterwards what it answers instead.
 class altered_function {
 public:
     altered_function(world& where, std::string name, std::string const& change)
@@ -18,10 +18,10 @@ public:
         auto const proc = "FROM pg_proc p WHERE p.oid = '" + name_ + "'::regproc";
         arguments_ = world_.sql.value("SELECT pg_get_function_arguments(p.oid) " + proc);
         auto const names = [&](std::string const& mode) {
-            return world_.sql.value("SELECT string_agg(a.name, ', ' ORDER BY a.n) FROM (SELECT p.* " +
-                                    proc + ") p, unnest(p.proargnames, p.proargmodes) WITH " +
-                                    "ORDINALITY AS a (name, mode, n) WHERE a.mode = '" + mode +
-                                    "'");
+            return world_.sql.value(
+                "SELECT string_agg(a.name, ', ' ORDER BY a.n) FROM (SELECT p.* " + proc +
+                ") p, unnest(p.proargnames, p.proargmodes) WITH " +
+                "ORDINALITY AS a (name, mode, n) WHERE a.mode = '" + mode + "'");
         };
         given_ = names("i");
         answered_ = names("o");

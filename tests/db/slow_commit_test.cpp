@@ -5,8 +5,7 @@
 using namespace presenced;
 using namespace presenced::tests;
 
-TEST_CASE("commits that wait longer than a call may: all is done in one more call",
-          "[db][fault]") {
+TEST_CASE("commits that wait longer than a call may: all is done in one more call", "[db][fault]") {
     world w;
     node a{w.conninfo, "a", {}, 500ms};
     REQUIRE(a.got(a.acquire(4, a.token()), lease_outcome::acquired));

@@ -63,14 +63,14 @@ TEST_CASE("P9: an answer that this binary cannot read delays its own requests on
 }
 
 TEST_CASE("a renewal's answer that this binary cannot read loses no lease", "[db][fault]") {
-    auto const change =
-        GENERATE(std::string{"at := NULL"}, "at := 'infinity'", "missing := NULL", "held := NULL",
-                 "missing := ARRAY[ARRAY['x', 'y']]", "held := ARRAY['a stranger''s']",
-                 "ticked_at := 'infinity'", "missing := tokens || 'a stranger''s'::text; held := tokens");
+    auto const change = GENERATE(std::string{"at := NULL"}, "at := 'infinity'", "missing := NULL",
+                                 "held := NULL", "missing := ARRAY[ARRAY['x', 'y']]",
+                                 "held := ARRAY['a stranger''s']", "ticked_at := 'infinity'",
+                                 "missing := tokens || 'a stranger''s'::text; held := tokens");
     INFO(change);
     world w;
-    altered_function theirs{w, "presenced_renew", "IF 7 = ANY (agent_ids) THEN " + change +
-                                                     "; END IF"};
+    altered_function theirs{w, "presenced_renew",
+                            "IF 7 = ANY (agent_ids) THEN " + change + "; END IF"};
     node a{w.conninfo};
     auto const token = a.token();
     REQUIRE(a.got(a.acquire(7, token), lease_outcome::acquired));

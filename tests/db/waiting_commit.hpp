@@ -10,8 +10,8 @@
 
 namespace presenced::tests {
 
-// While one lives, every commit waits for a standby that never comes: it is done, and its client does
-// not know.
+// While one lives, every commit waits for a standby that never comes: it is done, and its client
+// does not know.
 struct waiting_commit {
     explicit waiting_commit(world& where)
         : w{where} {

@@ -66,8 +66,8 @@ private:
         change("10.0.0.11:8080", "127.0.0.1:" + std::to_string(nodes.at(0)));
         std::string others = "127.0.0.1:" + std::to_string(nodes.at(1)) + '\n';
         for (std::size_t i = 2; i < nodes.size(); ++i) {
-            others += "    server node" + std::to_string(i + 1) + " 127.0.0.1:" +
-                      std::to_string(nodes[i]) + '\n';
+            others += "    server node" + std::to_string(i + 1) +
+                      " 127.0.0.1:" + std::to_string(nodes[i]) + '\n';
         }
         change("10.0.0.12:8080", others);
         std::ofstream{file_} << config;
@@ -277,9 +277,8 @@ TEST_CASE("a rolling restart of six nodes whose commits wait in line costs a rec
     postgres standby{replication.port()};
     w.sql().query("ALTER SYSTEM SET synchronous_standby_names = '*'");
     w.sql().query("SELECT pg_reload_conf()");
-    REQUIRE(eventually([&] {
-        return w.sql().value("SELECT sync_state FROM pg_stat_replication") == "sync";
-    }));
+    REQUIRE(eventually(
+        [&] { return w.sql().value("SELECT sync_state FROM pg_stat_replication") == "sync"; }));
     replication.delay(20ms, tcp_proxy::towards::client);
 
     std::vector<int> ports;
@@ -326,10 +325,10 @@ TEST_CASE("a rolling restart of six nodes whose commits wait in line costs a rec
         suspected += n->log().find("agent suspected") != std::string::npos ? 1 : 0;
     }
     auto const counts = crowd.look();
-    std::cout << crowd_size << " sessions, " << node_count << " nodes, commits that take 20 ms: "
-              << restarts << " restarts in " << since(start).count() << " ms, " << others.commits()
-              << " commits of others, " << counts.closed
-              << " moves, transactions rolled back " << failed
+    std::cout << crowd_size << " sessions, " << node_count
+              << " nodes, commits that take 20 ms: " << restarts << " restarts in "
+              << since(start).count() << " ms, " << others.commits() << " commits of others, "
+              << counts.closed << " moves, transactions rolled back " << failed
               << ", nodes that suspected an agent " << suspected << std::endl;
     CHECK(counts.refused == 0);
     CHECK(counts.rejected == 0);
@@ -338,7 +337,7 @@ TEST_CASE("a rolling restart of six nodes whose commits wait in line costs a rec
     CHECK(w.sql().number("SELECT count(*) FROM agents WHERE routing_active") ==
           static_cast<long>(crowd_size));
     CHECK(w.rows() == static_cast<long>(crowd_size));
-    // Those that are rolled back have waited in the busy lane for an agent whose other transaction is
-    // in the line.
+    // Those that are rolled back have waited in the busy lane for an agent whose other transaction
+    // is in the line.
     CHECK(suspected == 0);
 }

@@ -109,8 +109,7 @@ TEST_CASE("owners share a batch evenly, and who needs less than a share leaves t
     for (int i = 0; i < 10; ++i) {
         t.acquire(i, 3);
     }
-    CHECK(owners(t.next(200)) ==
-          std::map<db::owner_id, std::size_t>{{1, 95}, {2, 95}, {3, 10}});
+    CHECK(owners(t.next(200)) == std::map<db::owner_id, std::size_t>{{1, 95}, {2, 95}, {3, 10}});
     // From now on the lane is shared: nobody gets more than his share of a batch.
     CHECK(owners(t.next(200)) == std::map<db::owner_id, std::size_t>{{1, 50}, {2, 50}});
 }

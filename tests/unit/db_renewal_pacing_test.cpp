@@ -154,8 +154,7 @@ TEST_CASE("renewals that failed together are tried in smaller batches, after all
     t.pacing.begin_round(t.now);
     CHECK(agents(t.pacing.take_of_round()) == listed{200});
     std::size_t rest = 0;
-    for (auto batch = t.pacing.take_of_round(); !batch.empty();
-         batch = t.pacing.take_of_round()) {
+    for (auto batch = t.pacing.take_of_round(); !batch.empty(); batch = t.pacing.take_of_round()) {
         CHECK(batch.size() == db::part_size(100));
         rest += batch.size();
     }
