@@ -300,7 +300,6 @@ void batch_pacing::next(unsigned number, std::size_t limit, time_point now, oper
         }
         served = 0;
         if (!one.waiting.empty()) {
-            ++one.taken;
             if (from.latest && *from.latest != one.whose->id) {
                 from.shared_until = now + sharing_time;
             }
@@ -310,6 +309,7 @@ void batch_pacing::next(unsigned number, std::size_t limit, time_point now, oper
                 put_busy(one.waiting, first, now, now);
             } else {
                 depart(one.waiting, first, batch);
+                ++one.taken;
             }
             --from.waiting;
         }
@@ -466,11 +466,14 @@ void batch_pacing::defer(operations& batch, time_point due, operations& dropped)
     }
 }
 
-void batch_pacing::suspect(operations& batch, time_point now, milliseconds pause,
+bool batch_pacing::suspect(operations& batch, time_point now, milliseconds pause,
                            operations& dropped) {
+    bool news = false;
     std::erase_if(suspects_, [now](auto const& s) { return s.second.ends <= now; });
     for (auto const& op : batch) {
-        suspects_.insert_or_assign(op.agent, suspicion{now + suspicion_time, now + pause});
+        news = suspects_.insert_or_assign(op.agent, suspicion{now + suspicion_time, now + pause})
+                   .second ||
+               news;
         // What came while the call was under way waits with it.
         auto& whose = owners_.at(op.owner);
         if (whose.busy.contains(op.agent)) {
@@ -478,6 +481,7 @@ void batch_pacing::suspect(operations& batch, time_point now, milliseconds pause
         }
     }
     defer(batch, now + pause, dropped);
+    return news;
 }
 
 // ---- Calls and lanes --------------------------------------------------------------------------

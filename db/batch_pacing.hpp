@@ -74,7 +74,8 @@ public:
     // To the busy lane, and their agents are suspects from now on. What comes for a suspect goes to
     // the busy lane too, until a call for it has ended in time, or until nobody has seen one fail
     // for two minutes.
-    void suspect(operations& batch, time_point now, std::chrono::milliseconds pause,
+    // Returns whether one of them was none before.
+    bool suspect(operations& batch, time_point now, std::chrono::milliseconds pause,
                  operations& dropped);
 
     // Answered, or about to be.

@@ -119,18 +119,20 @@ void transition_batch::delay(operations& later, milliseconds pause) {
     deliver();
 }
 
-void transition_batch::tell_suspect(operation const& op, char const* cause) {
-    if (auto const more = suspicions_.admit()) {
-        spdlog::warn("agent suspected agent={} cause={}{}", op.agent, cause, *more);
+void transition_batch::suspect(operations& stuck, char const* cause, milliseconds pause) {
+    if (!stuck.empty()) {
+        auto const agent = stuck.front().agent;
+        if (queue_.suspect(stuck, pause, dropped_)) {
+            tell_suspect(agent, cause);
+        }
     }
+    deliver();
 }
 
-void transition_batch::suspect(operations& stuck, char const* cause, milliseconds pause) {
-    for (auto const& op : stuck) {
-        tell_suspect(op, cause);
+void transition_batch::tell_suspect(agent_id agent, char const* cause) {
+    if (auto const more = suspicions_.admit()) {
+        spdlog::warn("agent suspected agent={} cause={}{}", agent, cause, *more);
     }
-    queue_.suspect(stuck, pause, dropped_);
-    deliver();
 }
 
 void transition_batch::set_aside(operations& poisoned) {
@@ -149,8 +151,7 @@ void transition_batch::back_off(operations& held, milliseconds longest) {
 
 void transition_batch::suspect_each(operations& stuck, milliseconds longest) {
     while (one_by_one(stuck)) {
-        tell_suspect(one_.front(), "lock");
-        queue_.suspect(one_, pause_after(one_.front().failures++, longest), dropped_);
+        suspect(one_, "lock", pause_after(one_.front().failures++, longest));
     }
     deliver();
 }

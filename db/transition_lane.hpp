@@ -57,7 +57,7 @@ private:
     void blame(operations& one, call_failure const& e);
     void puzzle(operations& part, operations::iterator it, char const* why);
     bool one_by_one(operations& from);
-    void tell_suspect(operation const& op, char const* cause);
+    void tell_suspect(agent_id agent, char const* cause);
     void answer(operations& from, operations::iterator it, lease_outcome outcome);
 
     connection& link_;

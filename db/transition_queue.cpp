@@ -109,15 +109,17 @@ void transition_queue::delay(operations& batch, milliseconds pause, operations& 
     }
 }
 
-void transition_queue::suspect(operations& batch, milliseconds pause, operations& dropped) {
+bool transition_queue::suspect(operations& batch, milliseconds pause, operations& dropped) {
     if (batch.empty()) {
-        return;
+        return false;
     }
+    bool news = false;
     {
         std::lock_guard const lock{mutex_};
-        pacing_.suspect(batch, steady_clock::now(), pause, dropped);
+        news = pacing_.suspect(batch, steady_clock::now(), pause, dropped);
     }
     busy_changed_.notify_one();
+    return news;
 }
 
 void transition_queue::finish(operations const& batch) {

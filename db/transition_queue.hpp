@@ -30,7 +30,7 @@ public:
     void give_back(operations& batch, operations& dropped);
     void defer(operations& batch, std::chrono::milliseconds pause, operations& dropped);
     void delay(operations& batch, std::chrono::milliseconds pause, operations& dropped);
-    void suspect(operations& batch, std::chrono::milliseconds pause, operations& dropped);
+    bool suspect(operations& batch, std::chrono::milliseconds pause, operations& dropped);
     // Answered, or about to be.
     void finish(operations const& batch);
 

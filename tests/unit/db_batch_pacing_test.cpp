@@ -297,6 +297,18 @@ TEST_CASE("a suspect goes alone, and takes turns with the others") {
     CHECK(t.pacing.busy_depth() == 4);
 }
 
+TEST_CASE("a suspect's requests in front of the others take no place of a batch") {
+    table t;
+    t.acquire(1);
+    t.suspect(t.next());
+    for (int i = 0; i < 300; ++i) {
+        t.acquire(1);
+    }
+    auto const one = t.acquire(2);
+    CHECK(keys(t.next(1)) == listed{one});
+    CHECK(t.pacing.busy_depth() == 301);
+}
+
 TEST_CASE("a suspect is cleared by a call that ends in time, and by two minutes without one") {
     table t;
     t.acquire(1);
@@ -310,6 +322,11 @@ TEST_CASE("a suspect is cleared by a call that ends in time, and by two minutes 
     t.suspect(t.next());
     CHECK(t.pacing.is_suspect(2, t.now + 119s));
     CHECK_FALSE(t.pacing.is_suspect(2, t.now + 2min));
+    // It is news once, for the log.
+    auto batch_of_two = t.next_busy();
+    CHECK_FALSE(t.pacing.suspect(batch_of_two, t.now, 0ms, t.dropped));
+    batch_of_two = t.next_busy();
+    CHECK(t.pacing.suspect(batch_of_two, t.now + 3min, 0ms, t.dropped));
 }
 
 TEST_CASE("an agent that is busy is no suspect, however often its calls pass over it") {
