@@ -114,11 +114,16 @@ milliseconds read_stale_after(pqxx::work& tx) {
     return milliseconds{r[0][0].as<std::int64_t>()};
 }
 
-// The tables and views that a migration creates, each at the beginning of a line.
-std::vector<std::string> created_by(migration const& m) {
+// The tables and views that a migration creates, each at the beginning of a line; those that it may
+// replace as well, when asked for.
+std::vector<std::string> created_by(migration const& m, bool or_replaced = false) {
     std::vector<std::string> names;
     std::istringstream lines{std::string{m.sql}};
     for (std::string line; std::getline(lines, line);) {
+        std::string const replace = "CREATE OR REPLACE ";
+        if (or_replaced && line.starts_with(replace)) {
+            line.replace(0, replace.size(), "CREATE ");
+        }
         std::istringstream words{line};
         std::string create, kind, name;
         if (line.starts_with("CREATE ") && words >> create >> kind >> name &&
@@ -131,8 +136,18 @@ std::vector<std::string> created_by(migration const& m) {
 
 // `CREATE TABLE IF NOT EXISTS` would take a stranger's table for ours, and a bare CREATE TABLE
 // fails on it without saying what to do.
+// The first migration answers for the names of them all: a later one may replace what an earlier
+// one made, and could not tell that from a stranger's.
 void refuse_strangers(pqxx::work& tx, migration const& m, std::string const& schema) {
-    for (auto const& name : created_by(m)) {
+    bool const is_first = m.number == migrations().front().number;
+    std::vector<std::string> names = created_by(m);
+    if (is_first) {
+        for (auto const& later : migrations()) {
+            auto const more = created_by(later, true);
+            names.insert(names.end(), more.begin(), more.end());
+        }
+    }
+    for (auto const& name : names) {
         auto const found = tx.exec("SELECT FROM pg_class WHERE relname = " + tx.quote(name) +
                                    " AND relnamespace = current_schema()::regnamespace");
         if (!found.empty()) {

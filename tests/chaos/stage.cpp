@@ -125,7 +125,7 @@ stage_size stage::size() const {
 // A patched copy of a migration: every function in it, put in the place of the one there is.
 void stage::replace_functions(std::string const& path) {
     auto const text = read(path);
-    std::string_view const opening = "CREATE FUNCTION ";
+    std::string_view const opening = "CREATE OR REPLACE FUNCTION ";
     std::string_view const closing = "\nEND $$;";
     for (auto at = text.find(opening); at != text.npos; at = text.find(opening, at + 1)) {
         auto const end = text.find(closing, at);
@@ -133,9 +133,7 @@ void stage::replace_functions(std::string const& path) {
         if (end == text.npos || (next != text.npos && next < end)) {
             continue; // a function in SQL
         }
-        world_->sql().query(
-            "CREATE OR REPLACE FUNCTION " +
-            text.substr(at + opening.size(), end + closing.size() - at - opening.size()));
+        world_->sql().query(text.substr(at, end + closing.size() - at));
     }
 }
 

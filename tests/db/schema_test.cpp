@@ -3,8 +3,11 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/postgres.hpp"
 
+#include <algorithm>
+#include <fstream>
 #include <future>
 #include <map>
+#include <sstream>
 
 using namespace std::chrono_literals;
 using namespace presenced::db;
@@ -80,6 +83,87 @@ TEST_CASE("many migrates at once apply each migration once") {
     CHECK(applied == migrations().size());
 }
 
+namespace {
+
+// What makes up the schema, an object a line, in an order of its own.
+std::vector<std::vector<std::string>> objects_of(std::string const& database) {
+    sql_session sql{database};
+    return sql.query(
+        "SELECT l FROM ("
+        "SELECT pg_get_functiondef(p.oid) || coalesce(p.proacl::text, '') FROM pg_proc p "
+        "WHERE p.pronamespace = 'public'::regnamespace "
+        "UNION ALL SELECT pg_get_triggerdef(t.oid) || t.tgenabled::text FROM pg_trigger t "
+        "WHERE NOT t.tgisinternal "
+        "UNION ALL SELECT conrelid::regclass::text || conname || pg_get_constraintdef(c.oid) "
+        "FROM pg_constraint c WHERE c.connamespace = 'public'::regnamespace "
+        "UNION ALL SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i "
+        "WHERE i.indrelid IN (SELECT c.oid FROM pg_class c "
+        "                     WHERE c.relnamespace = 'public'::regnamespace) "
+        "UNION ALL SELECT concat_ws(' ', c.relname, c.relkind, c.reloptions, c.relacl, "
+        "  CASE c.relkind WHEN 'v' THEN pg_get_viewdef(c.oid) END) FROM pg_class c "
+        "WHERE c.relnamespace = 'public'::regnamespace "
+        "UNION ALL SELECT concat_ws(' ', a.attrelid::regclass, a.attnum, a.attname, "
+        "  format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attcollation, "
+        "  pg_get_expr(d.adbin, d.adrelid)) "
+        "FROM pg_attribute a LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, "
+        "a.attnum) WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attrelid IN "
+        "(SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace) "
+        "UNION ALL SELECT presence_clock::text FROM presence_clock "
+        "UNION ALL SELECT sweep_state::text FROM sweep_state) o (l) ORDER BY l");
+}
+
+// A database as the first form of 0001_presence.sql made it.
+std::string database_before() {
+    auto const database = postgres::shared().create_database(false);
+    std::ifstream file{PRESENCED_SOURCE_DIR "/tests/db/schema_before.sql"};
+    std::ostringstream text;
+    text << file.rdbuf();
+    sql_session sql{database};
+    sql.query(text.str());
+    sql.query("CREATE TABLE presenced_migrations (number integer PRIMARY KEY, name text NOT NULL, "
+              "oldest_binary text NOT NULL, "
+              "applied_at timestamptz NOT NULL DEFAULT clock_timestamp());"
+              "INSERT INTO presenced_migrations VALUES (1, '0001_presence', '0.1.0')");
+    return database;
+}
+
+} // namespace
+
+TEST_CASE("a database of the first schema and a fresh one end up the same") {
+    auto const before = database_before();
+    CHECK(migrate(before, std::nullopt).applied.size() == migrations().size() - 1);
+    auto const fresh = postgres::shared().create_database();
+    auto const found = objects_of(before);
+    auto const wanted = objects_of(fresh);
+    CHECK(wanted.size() > 100);
+    CHECK(found.size() == wanted.size());
+    for (std::size_t i = 0; i < std::min(found.size(), wanted.size()); ++i) {
+        REQUIRE(found[i] == wanted[i]);
+    }
+}
+
+TEST_CASE("migrate lets a server that runs already go on") {
+    auto const database = database_before();
+    sql_session sql{database};
+    auto const role = fresh_role(sql);
+    sql.query("GRANT SELECT, UPDATE (routing_active, routing_changed_at) ON agents TO " + role +
+              ";GRANT SELECT, INSERT, UPDATE, DELETE "
+              "ON agent_subscriptions, nodes, routing_transitions TO " +
+              role + ";GRANT SELECT, UPDATE ON presence_clock TO " + role);
+    migrate(database, std::nullopt);
+    sql.query("INSERT INTO agents (id, owner_id) VALUES (7, 1)");
+    sql_session server{as_role(database, role)};
+    tick(server);
+    CHECK(server.value("SELECT flips FROM presenced_transition('{acquire}', '{7}', '{t}', "
+                       "'{NULL}', '{1}', 'n', clock_timestamp() + interval '1 s', false)") ==
+          "{\"7 on subscribed\"}");
+    CHECK(server.value("SELECT missing FROM presenced_renew('{7}', '{t}', false, 'n', 'b', 'v', "
+                       "'10 s', '{}')") == "{}");
+    sql.query("DELETE FROM agent_subscriptions");
+    CHECK(server.value("SELECT flips FROM presenced_sweep('n', 'b', '0 s', '90 d', 500)") ==
+          "{\"7 off reconciled\"}");
+}
+
 TEST_CASE("migrate refuses a table that it did not make, names it and leaves it alone") {
     auto const database = postgres::shared().create_database(false);
     sql_session sql{database};
@@ -93,6 +177,13 @@ TEST_CASE("migrate refuses a table that it did not make, names it and leaves it 
         sql.query("CREATE TABLE presence_clock (name text)");
         CHECK(has(complaint([&] { migrate(database, std::nullopt); }), "public.presence_clock"));
         CHECK(sql.value("SELECT to_regclass('agents')").empty());
+        CHECK(sql.value("SELECT to_regclass('presenced_migrations')").empty());
+    }
+    SECTION("one of a later migration's") {
+        auto const name = GENERATE("live_agent_subscriptions", "sweep_queue");
+        sql.query(std::string{"CREATE VIEW "} + name + " AS SELECT 1 AS name");
+        CHECK(has(complaint([&] { migrate(database, std::nullopt); }),
+                  std::string{"public."} + name + " is there and presenced did not make it"));
         CHECK(sql.value("SELECT to_regclass('presenced_migrations')").empty());
     }
     SECTION("a table called presenced_migrations") {

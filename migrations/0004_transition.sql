@@ -1,0 +1,260 @@
+-- presenced-oldest-binary: 0.1.0
+--
+-- The transition: subscribes and releases, one call a batch, each call its own transaction.
+
+-- Applies a batch of subscribes and releases, reaps what is stale, and sets every flag to what is
+-- left, under the agents' row locks. The arrays run in parallel, one element a request:
+--   kinds      'acquire', 'unsubscribed' or 'disconnected' (a release, by its reason), 'reconcile'
+--              (no change of its own: reap and set the flag; 'settle' is its older name)
+--   owner_ids  acquire: the token owner, who must own the agent
+--   not_after  acquires that arrive later than this do nothing ('late'): a request that a broken
+--              connection delivers after its node gave it up must not make a row
+--   waits      false: agents and rows that somebody else holds are passed over ('busy');
+--              true: waits for them, up to lock_timeout
+-- outcomes: 'acquired' 'refused' 'late' | 'released' 'gone' | 'reconciled' | 'busy'.
+-- flips: 'agent_id on|off reason' for each flag that changed. reaped: stale rows removed.
+--
+-- Every statement takes its own snapshot. It sees what others committed while this call waited for
+-- the locks. One statement with CTEs would not (PostgreSQL 13.2.1, Read Committed). The function
+-- has to run in READ COMMITTED for that.
+--
+-- Speed is in the plans. The plans are generic: planning again for every call takes longer than
+-- the call. A generic plan is made once, perhaps while the tables are empty, and must not turn into
+-- a scan when the tables fill up. So every statement reaches a table by = ANY over one index or by
+-- a parameterised LATERAL, never by a join whose sides the planner may swap. JIT is off, because
+-- wrong estimates switch it on.
+CREATE OR REPLACE FUNCTION presenced_transition(
+    kinds text[], agent_ids bigint[], tokens text[], session_ids text[], owner_ids bigint[],
+    node_name text, not_after timestamptz, waits boolean,
+    OUT at timestamptz, OUT outcomes text[], OUT flips text[], OUT reaped bigint)
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    v_requests    bigint := cardinality(kinds);
+    v_acquires    bigint := cardinality(array_positions(kinds, 'acquire'));
+    v_inserted    bigint := 0;
+    v_now         timestamptz;
+    v_cutoff      timestamptz;
+    v_locked      bigint[];             -- agents, and their flags
+    v_flags       boolean[];
+    v_leaving     text[];               -- tokens of this batch
+    v_acquired    text[] := '{}';
+    v_released    text[] := '{}';
+    v_held        text[] := '{}';
+    v_vouched     text[];
+    v_stale       text[];               -- tokens that are reaped, and their agents
+    v_expired     bigint[] := '{}';
+    v_has_stale   boolean;
+    v_wrong       bigint[];             -- agents whose flag has to flip
+    v_flipped     bigint[];             -- agents, new flags, reasons
+    v_directions  boolean[];
+    v_reasons     text[];
+    v_busy_agents bigint[] := '{}';
+    v_ignored     text;
+BEGIN
+    flips := '{}';
+    reaped := 0;
+    v_ignored := set_config('presenced.writer', 'on', true); -- see 0006_sweep.sql
+
+    -- Step 1: lock the agents by id.
+    -- NO KEY UPDATE does not block the foreign-key check of an insert by somebody else. The flag
+    -- is that of the version which was locked, newer than the snapshot if need be, and nobody can
+    -- change it before this transaction ends.
+    IF waits THEN
+        SELECT array_agg(l.id), array_agg(l.routing_active)
+        FROM (SELECT a.id, a.routing_active FROM agents a WHERE a.id = ANY (agent_ids)
+              ORDER BY a.id FOR NO KEY UPDATE) l
+        INTO v_locked, v_flags;
+    ELSE
+        SELECT array_agg(l.id), array_agg(l.routing_active)
+        FROM (SELECT a.id, a.routing_active FROM agents a WHERE a.id = ANY (agent_ids)
+              ORDER BY a.id FOR NO KEY UPDATE SKIP LOCKED) l
+        INTO v_locked, v_flags;
+    END IF;
+
+    -- Step 2: read the clock, once, after the locks.
+    -- Several readings, or statement_timestamp(), which is from before the wait, would contradict
+    -- each other at the edge of stale_after.
+    v_now := clock_timestamp();
+    at := v_now;
+    SELECT presenced_reap_cutoff(v_now, c) FROM presence_clock c INTO v_cutoff;
+
+    -- Step 3: insert.
+    -- Inserts come before deletes, or a flag would flap when a session moves within one batch.
+    IF v_acquires > 0 AND v_now <= not_after AND v_locked IS NOT NULL THEN
+        INSERT INTO agent_subscriptions
+               (agent_id, token, session_id, node, last_seen_at, created_at)
+        SELECT o.agent_id, o.token, o.session_id, node_name, v_now, v_now
+        FROM unnest(kinds, agent_ids, tokens, session_ids, owner_ids)
+             AS o (kind, agent_id, token, session_id, owner_id),
+             LATERAL (SELECT a.owner_id FROM agents a WHERE a.id = o.agent_id OFFSET 0) a
+        WHERE o.kind = 'acquire' AND o.agent_id = ANY (v_locked) AND a.owner_id = o.owner_id
+          -- ON CONFLICT would do, but it waits for whoever is updating the row it finds. It is
+          -- left with a token that stands twice in one batch.
+          AND (SELECT s.agent_id FROM agent_subscriptions s WHERE s.token = o.token) IS NULL
+        ON CONFLICT (token) DO NOTHING;
+        GET DIAGNOSTICS v_inserted = ROW_COUNT;
+        IF v_inserted = v_requests THEN
+            v_acquired := tokens;
+        ELSE
+            v_acquired := ARRAY(SELECT o.token FROM unnest(kinds, tokens) AS o (kind, token)
+                                WHERE o.kind = 'acquire');
+        END IF;
+        -- A retry after an unknown outcome finds its own row: it holds, and is as good as new.
+        -- A row that is locked just now is a row, and its renewal follows.
+        IF v_inserted < v_acquires THEN
+            v_acquired := ARRAY(SELECT s.token FROM agent_subscriptions s
+                                WHERE s.token = ANY (v_acquired) AND s.agent_id = ANY (v_locked));
+            UPDATE agent_subscriptions s SET last_seen_at = v_now
+            WHERE s.token = ANY (ARRAY(
+                      SELECT f.token FROM agent_subscriptions f
+                      WHERE f.token = ANY (v_acquired) AND f.last_seen_at < v_now
+                      ORDER BY f.token FOR NO KEY UPDATE SKIP LOCKED));
+        END IF;
+    END IF;
+
+    -- Step 4: lock the rows of the releases by token, and delete them.
+    -- DELETE itself goes in heap order and would deadlock with a renewal, which goes in key order.
+    IF v_acquires < v_requests AND v_locked IS NOT NULL THEN
+        v_leaving := ARRAY(SELECT o.token FROM unnest(kinds, tokens) AS o (kind, token)
+                           WHERE o.kind IN ('unsubscribed', 'disconnected'));
+        IF waits THEN
+            v_released := ARRAY(SELECT s.token FROM agent_subscriptions s
+                                WHERE s.token = ANY (v_leaving) AND s.agent_id = ANY (v_locked)
+                                ORDER BY s.token FOR UPDATE);
+        ELSE
+            v_released := ARRAY(SELECT s.token FROM agent_subscriptions s
+                                WHERE s.token = ANY (v_leaving) AND s.agent_id = ANY (v_locked)
+                                ORDER BY s.token FOR UPDATE SKIP LOCKED);
+        END IF;
+        IF cardinality(v_released) > 0 THEN
+            DELETE FROM agent_subscriptions s WHERE s.token = ANY (v_released);
+        END IF;
+        IF cardinality(v_released) < cardinality(v_leaving) THEN
+            v_held := ARRAY(SELECT s.token FROM agent_subscriptions s
+                            WHERE s.token = ANY (v_leaving) AND s.agent_id = ANY (v_locked));
+        END IF;
+    END IF;
+
+    -- Step 5: lock the rows that are stale by token, and delete them.
+    -- One look at what is left says which flags are wrong and whether there is anything to reap.
+    -- While nothing may be judged, as in the storm after an outage, a look at one row is enough.
+    IF v_cutoff > '-infinity' THEN
+        SELECT array_agg(l.id) FILTER (WHERE l.active <> (r.oldest IS NOT NULL)),
+               bool_or(r.oldest <= v_cutoff)
+        FROM unnest(v_locked, v_flags) AS l (id, active),
+             LATERAL (SELECT min(s.last_seen_at) AS oldest FROM agent_subscriptions s
+                      WHERE s.agent_id = l.id) r
+        INTO v_wrong, v_has_stale;
+    END IF;
+    IF v_has_stale THEN
+        -- A stale row that somebody holds is never waited for: it may be in the middle of a
+        -- renewal. A row renewed meanwhile is checked again when it is locked, and left alone.
+        v_vouched := presenced_vouched(v_now);
+        SELECT coalesce(array_agg(d.token), '{}'), coalesce(array_agg(d.agent_id), '{}')
+        FROM (SELECT s.token, s.agent_id FROM agent_subscriptions s
+              WHERE s.agent_id = ANY (v_locked) AND s.last_seen_at <= v_cutoff
+                AND s.token <> ALL (v_vouched)
+              ORDER BY s.token FOR UPDATE SKIP LOCKED) d
+        INTO v_stale, v_expired;
+        reaped := cardinality(v_stale);
+        IF reaped > 0 THEN
+            DELETE FROM agent_subscriptions s WHERE s.token = ANY (v_stale);
+        END IF;
+    END IF;
+    IF reaped > 0 OR (v_cutoff > '-infinity') IS NOT TRUE THEN
+        SELECT array_agg(l.id)
+        FROM unnest(v_locked, v_flags) AS l (id, active),
+             LATERAL (SELECT count(*) AS rows FROM (
+                          SELECT FROM agent_subscriptions s WHERE s.agent_id = l.id
+                          LIMIT 1) one) r
+        WHERE l.active <> (r.rows > 0)
+        INTO v_wrong;
+    END IF;
+
+    IF v_wrong IS NOT NULL THEN
+        -- Step 6: set each flag to "has rows" where the two differ.
+        WITH flipped AS (
+            UPDATE agents a SET routing_active = NOT a.routing_active, routing_changed_at = v_now
+            WHERE a.id = ANY (v_wrong)
+            RETURNING a.id, a.routing_active AS active),
+        cause AS (
+            SELECT o.agent_id, bool_or(o.kind = 'acquire') AS acquired,
+                   max(o.kind) FILTER (WHERE o.kind <> 'acquire') AS release
+            FROM unnest(kinds, agent_ids, tokens) AS o (kind, agent_id, token)
+            JOIN (SELECT unnest(v_acquired) AS token, true AS acquired
+                  UNION ALL SELECT unnest(v_released), false) d
+              ON d.token = o.token AND d.acquired = (o.kind = 'acquire')
+            GROUP BY o.agent_id)
+        SELECT array_agg(f.id), array_agg(f.active), array_agg(
+                   CASE WHEN f.active AND c.acquired THEN 'subscribed'
+                        WHEN f.active THEN 'reconciled'
+                        WHEN c.release IS NOT NULL THEN c.release
+                        WHEN f.id = ANY (v_expired) THEN 'expired'
+                        ELSE 'reconciled' END)
+        FROM flipped f LEFT JOIN cause c ON c.agent_id = f.id
+        INTO v_flipped, v_directions, v_reasons;
+    END IF;
+    IF v_flipped IS NOT NULL THEN
+        -- Step 7: log and notify the flips.
+        -- The log can stop nothing: whatever fails here fails for the log alone. Nobody waits for a
+        -- log that somebody holds as long as for a row; the agents of this batch stay locked.
+        BEGIN
+            v_ignored := set_config('lock_timeout', '200ms', true);
+            WITH logged AS (
+                INSERT INTO routing_transitions (agent_id, active, reason, at)
+                SELECT f.agent_id, f.active, f.reason, v_now
+                FROM unnest(v_flipped, v_directions, v_reasons) AS f (agent_id, active, reason))
+            SELECT array_agg(presenced_notify_flip(f.agent_id, f.active, f.reason, v_now))
+            FROM unnest(v_flipped, v_directions, v_reasons) AS f (agent_id, active, reason)
+            INTO flips;
+        EXCEPTION WHEN OTHERS OR query_canceled THEN
+            PERFORM presenced_log_in_parts(v_flipped, v_directions, v_reasons, v_now,
+                                           SQLSTATE, SQLERRM);
+            SELECT array_agg(presenced_notify_flip(f.agent_id, f.active, f.reason, v_now))
+            FROM unnest(v_flipped, v_directions, v_reasons) AS f (agent_id, active, reason)
+            INTO flips;
+        END;
+    END IF;
+
+    -- Step 8: say what became of each request.
+    IF v_inserted = v_requests THEN
+        outcomes := array_fill('acquired'::text, ARRAY[v_requests::integer]);
+    ELSIF cardinality(v_released) = v_requests THEN
+        outcomes := array_fill('released'::text, ARRAY[v_requests::integer]);
+    ELSE
+        -- An agent that was not obtained is either gone or held by somebody else.
+        IF EXISTS (SELECT FROM unnest(agent_ids) AS o (id)
+                   WHERE (o.id = ANY (v_locked)) IS NOT TRUE) THEN
+            v_busy_agents := ARRAY(SELECT a.id FROM agents a WHERE a.id = ANY (agent_ids)
+                                     AND (a.id = ANY (v_locked)) IS NOT TRUE);
+        END IF;
+        SELECT array_agg(
+            CASE WHEN b.id IS NOT NULL THEN 'busy'
+                 WHEN r.outcome IS NOT NULL THEN r.outcome
+                 WHEN o.kind = 'reconcile' THEN 'reconciled'
+                 WHEN o.kind = 'settle' THEN 'settled'
+                 WHEN o.kind <> 'acquire' THEN 'gone'
+                 WHEN v_now > not_after THEN 'late'
+                 ELSE 'refused' END
+            ORDER BY o.position)
+        FROM unnest(kinds, agent_ids, tokens) WITH ORDINALITY
+             AS o (kind, agent_id, token, position)
+        LEFT JOIN unnest(v_busy_agents) AS b (id) ON b.id = o.agent_id
+        LEFT JOIN (SELECT unnest(v_acquired) AS token, 'acquired' AS outcome
+                   UNION ALL SELECT unnest(v_released), 'released'
+                   UNION ALL SELECT unnest(v_held), 'busy') r
+               ON r.token = o.token AND (r.outcome = 'acquired') = (o.kind = 'acquire')
+        INTO outcomes;
+    END IF;
+
+    v_ignored := set_config('presenced.writer', '', true);
+
+    -- NOTIFY's lock is taken at commit. It is one for the whole server, and whoever has it keeps it
+    -- until his WAL is flushed and replicated. So a commit may have to stand in line for longer than
+    -- this transaction should wait for a row, and must not be given up there with all its work. The
+    -- setting lasts until the commit is done.
+    IF v_flipped IS NOT NULL THEN
+        v_ignored := set_config('lock_timeout', '10s', true);
+    END IF;
+END $$;
