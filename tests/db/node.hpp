@@ -218,8 +218,9 @@ private:
 
 // A fresh database with agents 1 to 9 of owner 1, a session on it, and a node.
 struct world {
-    explicit world(presence::settings timings = {})
-        : conninfo{postgres::shared().create_database()}
+    explicit world(presence::settings timings = {},
+                   std::string database = postgres::shared().create_database())
+        : conninfo{std::move(database)}
         , sql{conninfo} {
         sql.query("INSERT INTO agents (id, owner_id) SELECT g, 1 FROM generate_series(1, 9) g");
         sql.query("UPDATE presence_clock SET stale_after = interval '" +
