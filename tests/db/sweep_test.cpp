@@ -102,3 +102,151 @@ TEST_CASE("old transitions are not trimmed while the clock may be wrong", "[db][
     CHECK(left_by_sweep("now() + interval '1 hour'", "now() + interval '30 seconds'") == 1);
     CHECK(left_by_sweep("now() + interval '1 hour'", "'-infinity'") == 0);
 }
+
+namespace {
+
+// A database whose sweeps are asked for by hand, and in which leases may be judged.
+struct sweep_world : world {
+    sweep_world() {
+        sql.query("SELECT presenced_tick('alive', 'boot', '0', '1 hour', '{}');"
+                  "UPDATE presence_clock SET amnesty_until = '-infinity'");
+        sweep(); // the end of the amnesty is behind it
+    }
+    std::string sweep(std::string const& every = "0 s", int limit = 500) {
+        return sql.value("SELECT flips FROM presenced_sweep('alive', 'boot', '" + every +
+                         "', '90 d', " + std::to_string(limit) + ")");
+    }
+    // One that does not walk: it only does what is in the queue.
+    std::string sweep_queue() {
+        sql.query("UPDATE nodes SET swept_at = NULL;"
+                  "UPDATE sweep_state SET looked_at = clock_timestamp()");
+        return sweep("1 hour");
+    }
+    // As the slow walks leave it in the middle of a large table: this sweep's slices begin behind
+    // everything that there is.
+    std::string sweep_elsewhere() {
+        sql.query("UPDATE sweep_state SET next_page = 1000000, last_agent = 1000000");
+        return sweep();
+    }
+    // What presenced's triggers do not see.
+    void unseen(std::string const& statement) {
+        sql.query("SET session_replication_role = replica;" + statement +
+                  ";SET session_replication_role = origin");
+    }
+};
+
+constexpr auto stale_row = "INSERT INTO agent_subscriptions (agent_id, token, last_seen_at) "
+                           "VALUES (7, 'stale', now() - interval '46 s');"
+                           "UPDATE agents SET routing_active = true WHERE id = 7";
+
+} // namespace
+
+TEST_CASE("P1: what others change stands in the queue, so that a sweep need not look for it",
+          "[db][sweep]") {
+    sweep_world w;
+    w.sql.query("INSERT INTO agent_subscriptions (agent_id, token) VALUES (4, 'by hand')");
+    CHECK(w.sweep_queue() == "{\"4 on reconciled\"}");
+    SECTION("a row is deleted") {
+        w.sql.query("DELETE FROM agent_subscriptions");
+        CHECK(w.sweep_queue() == "{\"4 off reconciled\"}");
+    }
+    SECTION("a row is made old") {
+        w.sql.query("UPDATE agent_subscriptions SET last_seen_at = now() - interval '1 minute'");
+        CHECK(w.sweep_queue() == "{\"4 off expired\"}");
+    }
+    SECTION("a row is as old as can be") {
+        w.sql.query("UPDATE agent_subscriptions SET last_seen_at = '-infinity', "
+                    "created_at = '-infinity'");
+        CHECK(w.sweep_queue() == "{\"4 off expired\"}");
+    }
+    SECTION("the table is emptied") {
+        w.sql.query("TRUNCATE agent_subscriptions");
+        CHECK(w.sweep_queue() == "{\"4 off reconciled\"}");
+    }
+    SECTION("a flag is set") {
+        w.sql.query("UPDATE agents SET routing_active = true WHERE id = 3");
+        CHECK(w.sweep_queue() == "{\"3 off reconciled\"}");
+    }
+    SECTION("an agent is made with its flag on") {
+        w.sql.query("INSERT INTO agents (id, owner_id, routing_active) VALUES (50, 1, true)");
+        CHECK(w.sweep_queue() == "{\"50 off reconciled\"}");
+    }
+    SECTION("by a trigger of theirs, below a statement of presenced's") {
+        w.sql.query("CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                    "DELETE FROM agent_subscriptions WHERE agent_id = 4; RETURN NULL; END $$;"
+                    "CREATE TRIGGER theirs AFTER UPDATE ON agents FOR EACH ROW "
+                    "WHEN (NEW.id = 5) EXECUTE FUNCTION theirs()");
+        w.sql.query("SELECT presenced_transition('{acquire}', '{5}', '{t}', '{NULL}', '{1}', 'n', "
+                    "clock_timestamp() + interval '1 s', false)");
+        CHECK(w.sweep_queue() == "{\"4 off reconciled\"}");
+    }
+}
+
+TEST_CASE("what presenced changes does not go through the queue", "[db][sweep]") {
+    sweep_world w;
+    node a{w.conninfo};
+    auto const token = a.token();
+    REQUIRE(a.got(a.acquire(7, token), lease_outcome::acquired));
+    REQUIRE(a.got(a.renew(7, token), lease_outcome::renewed));
+    REQUIRE(a.got(a.release(7, token), lease_outcome::released));
+    CHECK(w.sql.number("SELECT count(*) FROM sweep_queue") == 0);
+}
+
+TEST_CASE("P2: the leases of a node that died are walked for at once, however large the table",
+          "[db][sweep]") {
+    sweep_world w;
+    w.unseen(stale_row);
+    CHECK(w.sweep_elsewhere() == "{}"); // that is what the slow walk is like
+    SECTION("its ticks stopped") {
+        w.sql.query("INSERT INTO nodes (node, boot_id, ticked_at) "
+                    "VALUES ('dead', 'boot', now() - interval '45 s')");
+        CHECK(w.sweep_elsewhere() == "{\"7 off expired\"}");
+    }
+    SECTION("it ended with leases left") {
+        w.sql.query("INSERT INTO nodes (node, boot_id) VALUES ('dead', 'boot');"
+                    "DELETE FROM nodes WHERE node = 'dead'");
+        CHECK(w.sweep_elsewhere() == "{}"); // they are not due yet
+        w.sql.query("UPDATE sweep_queue SET due = clock_timestamp()");
+        CHECK(w.sweep_elsewhere() == "{\"7 off expired\"}");
+    }
+    SECTION("an amnesty ended") {
+        w.sql.query("UPDATE presence_clock SET amnesty_until = clock_timestamp()");
+        CHECK(w.sweep_elsewhere() == "{\"7 off expired\"}");
+    }
+    CHECK(w.rows() == 0);
+}
+
+TEST_CASE("what no trigger saw is found by the slow walks", "[db][sweep]") {
+    sweep_world w;
+    w.unseen(stale_row);
+    w.unseen("UPDATE agents SET routing_active = true WHERE id = 3");
+    CHECK(w.sweep_elsewhere() == "{}");
+    w.sweep();
+    CHECK_FALSE(w.flag(3));
+    CHECK_FALSE(w.flag(7));
+}
+
+TEST_CASE("P9: a sweep waits for nobody who holds its state, and does without", "[db][sweep]") {
+    sweep_world w;
+    sql_session holder{w.conninfo};
+    holder.query("BEGIN; SELECT FROM sweep_state FOR UPDATE");
+    w.unseen(stale_row);
+    w.sql.query("SET lock_timeout = '50ms'");
+    CHECK(w.sweep() == "{\"7 off expired\"}");
+    holder.query("COMMIT");
+    w.sql.query("DELETE FROM sweep_state");
+    w.unseen(stale_row);
+    CHECK(w.sweep() == "{\"7 off expired\"}");
+}
+
+TEST_CASE("a round of one agent keeps what it found before it puts anything at stake",
+          "[db][sweep]") {
+    sweep_world w;
+    w.sql.query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "RAISE EXCEPTION 'no'; END $$;"
+                "CREATE TRIGGER refuse BEFORE UPDATE ON agents FOR EACH ROW WHEN (NEW.id = 7) "
+                "EXECUTE FUNCTION refuse()");
+    w.unseen(stale_row);
+    CHECK(w.sweep("0 s", 1) == "{}");
+    CHECK(w.sql.value("SELECT agent_id FROM sweep_queue") == "7");
+}
