@@ -132,7 +132,8 @@ std::string database_before() {
 TEST_CASE("a database of the first schema and a fresh one end up the same") {
     auto const before = database_before();
     CHECK(migrate(before, std::nullopt).applied.size() == migrations().size() - 1);
-    auto const fresh = postgres::shared().create_database();
+    auto const fresh = postgres::shared().create_database(false);
+    migrate(fresh, std::nullopt);
     auto const found = objects_of(before);
     auto const wanted = objects_of(fresh);
     CHECK(wanted.size() > 100);
