@@ -151,3 +151,18 @@ EXCEPTION WHEN OTHERS OR query_canceled THEN
     RAISE WARNING 'presenced: routing_transitions is not trimmed: % (%)', v_why, v_state;
     RETURN 0;
 END $$;
+
+-- ---------------------------------------------------------------------------------------------
+-- Fairness: one agent cannot fill the log
+-- ---------------------------------------------------------------------------------------------
+-- Each agent has a bucket of flip_burst flips, and every flip_every one flip comes back. Switching
+-- on costs two flips, because it pays for the switching off that follows: who leaves never waits.
+-- An acquire that would switch on an agent whose bucket is empty is 'busy', and waits its turn. The
+-- log itself is never thinned.
+--
+-- The bucket is one point in time: up to it, the flips of this agent are paid for. A flip_every of
+-- zero switches the bucket off.
+ALTER TABLE agents ADD COLUMN flips_paid_until timestamptz;
+ALTER TABLE presence_clock
+    ADD COLUMN flip_every interval NOT NULL DEFAULT '1 minute' CHECK (flip_every >= interval '0'),
+    ADD COLUMN flip_burst integer NOT NULL DEFAULT 120 CHECK (flip_burst >= 2);

@@ -37,6 +37,10 @@ DECLARE
     v_cutoff      timestamptz;
     v_locked      bigint[];             -- agents, and their flags
     v_flags       boolean[];
+    v_paid_until  timestamptz;          -- the latest of those that are off
+    v_flip_every  interval;
+    v_flip_burst  integer;
+    v_spent       bigint[] := '{}';     -- agents whose bucket is empty
     v_leaving     text[];               -- tokens of this batch
     v_acquired    text[] := '{}';
     v_released    text[] := '{}';
@@ -61,15 +65,17 @@ BEGIN
     -- is that of the version which was locked, newer than the snapshot if need be, and nobody can
     -- change it before this transaction ends.
     IF waits THEN
-        SELECT array_agg(l.id), array_agg(l.routing_active)
-        FROM (SELECT a.id, a.routing_active FROM agents a WHERE a.id = ANY (agent_ids)
-              ORDER BY a.id FOR NO KEY UPDATE) l
-        INTO v_locked, v_flags;
+        SELECT array_agg(l.id), array_agg(l.routing_active),
+               max(l.flips_paid_until) FILTER (WHERE NOT l.routing_active)
+        FROM (SELECT a.id, a.routing_active, a.flips_paid_until FROM agents a
+              WHERE a.id = ANY (agent_ids) ORDER BY a.id FOR NO KEY UPDATE) l
+        INTO v_locked, v_flags, v_paid_until;
     ELSE
-        SELECT array_agg(l.id), array_agg(l.routing_active)
-        FROM (SELECT a.id, a.routing_active FROM agents a WHERE a.id = ANY (agent_ids)
-              ORDER BY a.id FOR NO KEY UPDATE SKIP LOCKED) l
-        INTO v_locked, v_flags;
+        SELECT array_agg(l.id), array_agg(l.routing_active),
+               max(l.flips_paid_until) FILTER (WHERE NOT l.routing_active)
+        FROM (SELECT a.id, a.routing_active, a.flips_paid_until FROM agents a
+              WHERE a.id = ANY (agent_ids) ORDER BY a.id FOR NO KEY UPDATE SKIP LOCKED) l
+        INTO v_locked, v_flags, v_paid_until;
     END IF;
 
     -- Step 2: read the clock, once, after the locks.
@@ -77,7 +83,16 @@ BEGIN
     -- each other at the edge of stale_after.
     v_now := clock_timestamp();
     at := v_now;
-    SELECT presenced_reap_cutoff(v_now, c) FROM presence_clock c INTO v_cutoff;
+    SELECT presenced_reap_cutoff(v_now, c), c.flip_every, c.flip_burst
+    FROM presence_clock c INTO v_cutoff, v_flip_every, v_flip_burst;
+    -- What is paid for longer than a whole bucket was paid by a clock that was ahead, and counts for
+    -- nothing.
+    IF v_acquires > 0 AND v_paid_until > v_now + v_flip_every * (v_flip_burst - 2) THEN
+        v_spent := ARRAY(SELECT a.id FROM agents a
+                         WHERE a.id = ANY (v_locked) AND NOT a.routing_active
+                           AND a.flips_paid_until > v_now + v_flip_every * (v_flip_burst - 2)
+                           AND a.flips_paid_until <= v_now + v_flip_every * v_flip_burst);
+    END IF;
 
     -- Step 3: insert.
     -- Inserts come before deletes, or a flag would flap when a session moves within one batch.
@@ -89,6 +104,7 @@ BEGIN
              AS o (kind, agent_id, token, session_id, owner_id),
              LATERAL (SELECT a.owner_id FROM agents a WHERE a.id = o.agent_id OFFSET 0) a
         WHERE o.kind = 'acquire' AND o.agent_id = ANY (v_locked) AND a.owner_id = o.owner_id
+          AND o.agent_id <> ALL (v_spent)
           -- ON CONFLICT would do, but it waits for whoever is updating the row it finds. It is
           -- left with a token that stands twice in one batch.
           AND (SELECT s.agent_id FROM agent_subscriptions s WHERE s.token = o.token) IS NULL
@@ -175,7 +191,12 @@ BEGIN
     IF v_wrong IS NOT NULL THEN
         -- Step 6: set each flag to "has rows" where the two differ.
         WITH flipped AS (
-            UPDATE agents a SET routing_active = NOT a.routing_active, routing_changed_at = v_now
+            UPDATE agents a
+            SET routing_active = NOT a.routing_active, routing_changed_at = v_now,
+                flips_paid_until = CASE
+                    WHEN a.routing_active THEN a.flips_paid_until
+                    ELSE least(greatest(a.flips_paid_until, v_now) + v_flip_every * 2,
+                               v_now + v_flip_every * v_flip_burst) END
             WHERE a.id = ANY (v_wrong)
             RETURNING a.id, a.routing_active AS active),
         cause AS (
@@ -232,6 +253,12 @@ BEGIN
         SELECT array_agg(
             CASE WHEN b.id IS NOT NULL THEN 'busy'
                  WHEN r.outcome IS NOT NULL THEN r.outcome
+                 -- A release whose acquire waits beside it must not get ahead of it.
+                 WHEN o.agent_id = ANY (v_spent) AND v_now <= not_after AND EXISTS (
+                          SELECT FROM unnest(kinds, tokens, owner_ids) AS w (kind, token, owner_id)
+                          JOIN agents a ON a.owner_id = w.owner_id
+                          WHERE w.kind = 'acquire' AND w.token = o.token AND a.id = o.agent_id)
+                      THEN 'busy'
                  WHEN o.kind = 'reconcile' THEN 'reconciled'
                  WHEN o.kind = 'settle' THEN 'settled'
                  WHEN o.kind <> 'acquire' THEN 'gone'
