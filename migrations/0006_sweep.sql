@@ -294,7 +294,7 @@ BEGIN
     END IF;
     SELECT w.next_page, w.queued
     FROM presenced_walk_rows(v_state.next_page,
-             CASE WHEN v_state.is_urgent THEN interval '1 second' ELSE interval '20 ms' END,
+             CASE WHEN v_state.is_urgent THEN interval '1 second' ELSE interval '15 ms' END,
              judged_at, v_cutoff) w
     INTO v_state.next_page, v_queued;
     queued := queued + v_queued;
@@ -306,7 +306,7 @@ BEGIN
     is_unfinished := v_state.is_urgent;
 
     SELECT w.last_agent, w.queued
-    FROM presenced_walk_flags(v_state.last_agent, interval '10 ms') w
+    FROM presenced_walk_flags(v_state.last_agent, interval '5 ms') w
     INTO v_state.last_agent, v_queued;
     queued := queued + v_queued;
 
