@@ -9,14 +9,18 @@ namespace presenced::db {
 
 namespace {
 
+// Columns may be written by hand, and then hold what presenced never writes: infinity.
 std::string rfc3339(std::string const& column) {
-    return "coalesce(to_char(" + column +
-           " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), '')";
+    return "coalesce(CASE WHEN isfinite(" + column + ") THEN to_char(" + column +
+           " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') ELSE " + column +
+           "::text END, '')";
 }
 
-// Of a timestamp in the past; a clock that was stepped back makes no negative ages.
+// Of a timestamp in the past; a clock that was stepped back makes no negative ages. NULL for
+// infinity.
 std::string age(std::string const& column) {
-    return "greatest(0, (extract(epoch FROM clock_timestamp() - " + column + ") * 1000)::bigint)";
+    return "CASE WHEN isfinite(" + column + ") THEN greatest(0, (extract(epoch FROM " +
+           "clock_timestamp() - " + column + ") * 1000)::bigint) END";
 }
 
 std::string agent_columns() {
@@ -32,37 +36,37 @@ std::string token_columns() {
 }
 
 // The row's columns are agent_columns() and the number of live sessions.
-agent_row to_agent(pqxx::row const& row) {
-    return {row[0].as<std::int64_t>(),
-            row[1].as<std::int64_t>(),
-            row[2].c_str(),
-            row[3].as<bool>(),
-            row[4].c_str(),
-            row[5].c_str(),
-            row[6].as<std::size_t>()};
+agent_row to_agent(pqxx::row const& line) {
+    return {line[0].as<std::int64_t>(),
+            line[1].as<std::int64_t>(),
+            line[2].c_str(),
+            line[3].as<bool>(),
+            line[4].c_str(),
+            line[5].c_str(),
+            line[6].as<std::size_t>()};
 }
 
-token_row to_token(pqxx::row const& row) {
-    return {row[0].as<std::int64_t>(),
-            row[1].as<std::int64_t>(),
-            row[2].c_str(),
-            row[3].c_str(),
-            row[4].c_str(),
-            row[5].c_str(),
-            row[6].c_str()};
+token_row to_token(pqxx::row const& line) {
+    return {line[0].as<std::int64_t>(),
+            line[1].as<std::int64_t>(),
+            line[2].c_str(),
+            line[3].c_str(),
+            line[4].c_str(),
+            line[5].c_str(),
+            line[6].c_str()};
 }
 
 std::vector<agent_row> read_agents(pqxx::work& tx, std::string const& where) {
-    std::vector<agent_row> rows;
-    for (auto const& row :
+    std::vector<agent_row> found;
+    for (auto const& line :
          tx.exec("SELECT " + agent_columns() +
                  ", coalesce(l.sessions, 0) FROM agents a "
                  "LEFT JOIN (SELECT agent_id, count(*) AS sessions FROM live_agent_subscriptions "
                  "           GROUP BY agent_id) l ON l.agent_id = a.id " +
                  where + " ORDER BY a.id")) {
-        rows.push_back(to_agent(row));
+        found.push_back(to_agent(line));
     }
-    return rows;
+    return found;
 }
 
 // Rows bear a node's name and no boot. A boot that is gone renews nothing, so what was seen since
@@ -94,7 +98,10 @@ std::string boots() {
            "  FROM boots b) ";
 }
 
-std::chrono::milliseconds to_duration(pqxx::field const& field) {
+std::optional<std::chrono::milliseconds> to_age(pqxx::field const& field) {
+    if (field.is_null()) {
+        return std::nullopt;
+    }
     return std::chrono::milliseconds{field.as<std::int64_t>()};
 }
 
@@ -151,12 +158,12 @@ token_row admin::issue_token(owner_id owner, std::string const& label, token_dig
 
 std::vector<token_row> admin::tokens() {
     return session_->transaction([](pqxx::work& tx) {
-        std::vector<token_row> rows;
-        for (auto const& row :
+        std::vector<token_row> found;
+        for (auto const& line :
              tx.exec("SELECT " + token_columns() + " FROM access_tokens t ORDER BY t.id")) {
-            rows.push_back(to_token(row));
+            found.push_back(to_token(line));
         }
-        return rows;
+        return found;
     });
 }
 
@@ -177,16 +184,16 @@ status_report admin::status() {
         status_report report;
         report.presence_known = tx.exec("SELECT presence_known()")[0][0].as<bool>();
         report.agents = read_agents(tx, "WHERE a.routing_active OR l.sessions > 0");
-        for (auto const& row : tx.exec(boots() + "SELECT b.node, b.boot_id, b.version, " +
+        for (auto const& line : tx.exec(boots() + "SELECT b.node, b.boot_id, b.version, " +
                                        age("b.started_at") + ", " + age("b.ticked_at") +
                                        ", b.gone, b.shares_name FROM named b "
                                        "ORDER BY b.node, b.ticked_at DESC, b.started_at DESC")) {
-            report.nodes.push_back({row[0].c_str(), row[1].c_str(), row[2].c_str(),
-                                    to_duration(row[3]), to_duration(row[4]), 0, row[5].as<bool>(),
-                                    row[6].as<bool>()});
+            report.nodes.push_back({line[0].c_str(), line[1].c_str(), line[2].c_str(),
+                                    to_age(line[3]), to_age(line[4]), 0, line[5].as<bool>(),
+                                    line[6].as<bool>()});
         }
         std::map<std::pair<std::string, std::string>, std::size_t> counts;
-        for (auto const& row : tx.exec(
+        for (auto const& line : tx.exec(
                  boots() +
                  "SELECT s.agent_id, coalesce(s.session_id, ''), s.node, "
                  "CASE WHEN b.shares_name THEN '' ELSE coalesce(b.boot_id, '') END, " +
@@ -198,9 +205,9 @@ status_report admin::status() {
                  "b ON b.node = s.node "
                  "AND s.last_seen_at >= b.writes_from AND s.last_seen_at < b.writes_until "
                  "ORDER BY s.agent_id, s.created_at, s.token")) {
-            report.sessions.push_back({row[0].as<std::int64_t>(), row[1].c_str(), row[2].c_str(),
-                                       row[3].c_str(), to_duration(row[4]), to_duration(row[5])});
-            ++counts[{row[2].c_str(), row[3].c_str()}];
+            report.sessions.push_back({line[0].as<std::int64_t>(), line[1].c_str(), line[2].c_str(),
+                                       line[3].c_str(), to_age(line[4]), to_age(line[5])});
+            ++counts[{line[2].c_str(), line[3].c_str()}];
         }
         for (auto& n : report.nodes) {
             auto const found = counts.find({n.node, n.boot_id});

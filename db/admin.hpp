@@ -16,7 +16,7 @@ struct agent_row {
     owner_id owner;
     std::string name;
     bool routing_active;
-    std::string routing_changed_at; // RFC 3339 UTC, empty when it never did
+    std::string routing_changed_at; // RFC 3339 UTC or an infinity, empty when it never did
     std::string created_at;
     std::size_t sessions; // live ones
 };
@@ -35,17 +35,18 @@ struct session_row {
     agent_id agent;
     std::string session_id; // empty: none
     std::string node;
-    std::string boot_id;                 // empty: not known, or several share the name
-    std::chrono::milliseconds age;       // since it subscribed
-    std::chrono::milliseconds last_seen; // since it was renewed
+    std::string boot_id; // empty: not known, or several share the name
+    // Nothing where somebody wrote infinity into the row.
+    std::optional<std::chrono::milliseconds> age;       // since it subscribed
+    std::optional<std::chrono::milliseconds> last_seen; // since it was renewed
 };
 
 struct node_row {
     std::string node;
     std::string boot_id;
     std::string version;
-    std::chrono::milliseconds up;
-    std::chrono::milliseconds since_tick;
+    std::optional<std::chrono::milliseconds> up; // nothing: infinity, as above
+    std::optional<std::chrono::milliseconds> since_tick;
     std::size_t sessions; // 0 when shares_name: rows bear names only
     bool gone;            // no tick for stale_after
     bool shares_name;     // ticks beside another boot of this name

@@ -1,11 +1,12 @@
-// One blocking connection for the command line, and PostgreSQL's errors in the operator's words.
+// One blocking session for the command line, and PostgreSQL's errors in the operator's words.
 // For .cpp files of db/ only: it shows libpqxx.
 #pragma once
 
+#include "db/rows.hpp"
 #include "db/schema.hpp"
+#include "db/session.hpp"
 
-#include <pqxx/pqxx>
-
+#include <memory>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -22,7 +23,8 @@ public:
     template <class Work>
     auto transaction(Work work) {
         try {
-            pqxx::work tx{connection_};
+            session_->clear_error();
+            pqxx::work tx{session_->link};
             if constexpr (std::is_void_v<decltype(work(tx))>) {
                 work(tx);
                 tx.commit();
@@ -36,11 +38,18 @@ public:
         }
     }
 
+    // One statement in a transaction of its own; a refusal leaves the session usable.
+    rows ask(std::string const& sql);
+
+    session_identity const& self() const { return session_->self; }
+
 private:
     // Turns the exception in flight into schema_error or unreachable_error.
-    [[noreturn]] static void rethrow_for_operator();
+    [[noreturn]] void rethrow_for_operator() const;
+    std::string scrubbed(std::string text) const;
 
-    pqxx::connection connection_;
+    std::vector<std::string> secrets_;
+    std::unique_ptr<session> session_;
 };
 
 // Throws schema_error unless presenced of this version can run on the schema that it sees.

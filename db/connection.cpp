@@ -3,29 +3,12 @@
 #include "db/conninfo.hpp"
 #include "db/dialer.hpp"
 #include "db/pqxx_port.hpp"
+#include "db/session.hpp"
 
-#include <libpq-fe.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdlib>
 #include <string_view>
-
-#include <fcntl.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#if defined(__SANITIZE_ADDRESS__) && PQXX_VERSION_MAJOR < 7
-// libpqxx 6 drops the PGresult of a call during which the connection broke: about a kilobyte a
-// lost connection, which is not worth a report.
-extern "C" char const* __lsan_default_suppressions();
-extern "C" char const* __lsan_default_suppressions() {
-    // By module: most of the places have no symbol.
-    return "leak:libpqxx-6\n";
-}
-#endif
 
 namespace presenced::db {
 
@@ -39,164 +22,37 @@ using std::chrono::steady_clock;
 // A call that the server ends by itself at call_timeout has this long to say so.
 constexpr milliseconds watchdog_margin{1'000};
 
-// What is added unless the operator set it: PostgreSQL's own defaults wait for ever.
-struct default_option {
-    char const* keyword;
-    char const* value;
-    char const* environment;
-};
-constexpr default_option default_options[] = {
-    {"fallback_application_name", "presenced", nullptr},
-    {"connect_timeout", "3", "PGCONNECT_TIMEOUT"},
-    {"keepalives_idle", "5", nullptr},
-    {"keepalives_interval", "2", nullptr},
-    {"keepalives_count", "3", nullptr},
-    {"tcp_user_timeout", "10000", nullptr},
-};
-
-std::string quoted(std::string_view value) {
-    std::string text = "'";
-    for (char const c : value) {
-        if (c == '\'' || c == '\\') {
-            text += '\\';
+rows table_of(pqxx::result const& answer) {
+    rows table;
+    table.reserve(static_cast<std::size_t>(answer.size()));
+    for (auto const& line : answer) {
+        row fields;
+        fields.reserve(static_cast<std::size_t>(line.size()));
+        for (auto const& f : line) {
+            fields.push_back(port::text(f));
         }
-        text += c;
+        table.push_back(std::move(fields));
     }
-    return text + "'";
-}
-
-// The operator's connection string with our defaults behind it, and the secrets in it. A string
-// that libpq does not understand is handed on as it is, for libpq to say so.
-std::string completed(std::string const& given, std::vector<std::string>& secrets) {
-    if (char const* password = std::getenv("PGPASSWORD"); password != nullptr) {
-        secrets.emplace_back(password);
-    }
-    auto* const options = PQconninfoParse(given.c_str(), nullptr);
-    if (options == nullptr) {
-        secrets.push_back(given);
-        return given;
-    }
-    std::string text;
-    auto is_set = [&](std::string_view keyword) {
-        for (auto const* o = options; o->keyword != nullptr; ++o) {
-            if (o->keyword == keyword) {
-                return o->val != nullptr;
-            }
-        }
-        return false;
-    };
-    for (auto const* o = options; o->keyword != nullptr; ++o) {
-        if (o->val == nullptr) {
-            continue;
-        }
-        std::string_view const keyword{o->keyword};
-        if (keyword == "password" || keyword == "sslpassword") {
-            secrets.emplace_back(o->val);
-        }
-        text += std::string{keyword} + '=' + quoted(o->val) + ' ';
-    }
-    for (auto const& d : default_options) {
-        bool const in_environment =
-            d.environment != nullptr && std::getenv(d.environment) != nullptr;
-        if (!is_set(d.keyword) && !in_environment) {
-            text += std::string{d.keyword} + '=' + d.value + ' ';
-        }
-    }
-    PQconninfoFree(options);
-    return text;
-}
-
-std::string show(milliseconds d) {
-    return std::to_string(d.count());
-}
-
-bool is_passing(std::string_view sqlstate) {
-    return sqlstate == "40001" || sqlstate == "40P01" || sqlstate == "55P03" || sqlstate == "57014";
-}
-
-bool is_in_class(std::string_view sqlstate, std::string_view error_class) {
-    return sqlstate.substr(0, 2) == error_class;
-}
-
-// Errors that speak of the server, the session or its rights, whatever the call asked for. All
-// others may come from one element of a batch: a constraint, or a trigger, which may raise any
-// error that it likes.
-bool is_everybodys(std::string_view sqlstate) {
-    constexpr std::array classes{"08", "0A", "25", "26", "28", "3D", "3F", "40",
-                                 "42", "53", "54", "57", "58", "F0", "XX"};
-    return sqlstate.empty() || std::any_of(classes.begin(), classes.end(),
-                                           [&](auto const* c) { return is_in_class(sqlstate, c); });
-}
-
-// Those among them that may yet come from one element.
-bool is_doubtful(std::string_view sqlstate) {
-    constexpr std::array classes{"0A", "42", "54", "XX"};
-    return std::any_of(classes.begin(), classes.end(),
-                       [&](auto const* c) { return is_in_class(sqlstate, c); });
-}
-
-// Errors after which the server may have committed: it was going away, or lost track itself.
-bool is_outcome_unknown(std::string_view sqlstate) {
-    return sqlstate.empty() || is_in_class(sqlstate, "08") || is_in_class(sqlstate, "57") ||
-           is_in_class(sqlstate, "58") || is_in_class(sqlstate, "XX") || sqlstate == "40003";
+    return table;
 }
 
 } // namespace
-
-// A libpqxx connection and a duplicate of its socket for the watchdog.
-struct connection::session {
-    explicit session(raw_link made)
-        : link{port::adopt(made.release())} {
-        port::never_reconnect(link);
-        // Details quote whole rows: tokens and names that have no business in a log.
-        link.set_verbosity(port::terse);
-        socket = ::fcntl(link.sock(), F_DUPFD_CLOEXEC, 0);
-        if (socket < 0) {
-            throw std::runtime_error{"no file descriptor left for the database connection"};
-        }
-    }
-    ~session() { ::close(socket); }
-    session(session const&) = delete;
-    session& operator=(session const&) = delete;
-
-    int socket = -1;
-    port::link link;
-    std::string pid;
-    std::string started;
-};
-
-bool call_failure::is_bad_data() const {
-    return is_in_class(sqlstate_, "22") || is_in_class(sqlstate_, "23");
-}
-
-bool call_failure::is_doubtful() const {
-    return db::is_doubtful(sqlstate_);
-}
 
 connection::connection(session_context const& context, session_profile profile)
     : context_{context}
     , profile_{std::move(profile)}
     , random_{std::random_device{}()} {
-    conninfo_ = completed(context_.conninfo, secrets_);
+    conninfo_ = with_defaults(context_.conninfo, secrets_);
 }
 
 connection::~connection() = default;
 
 std::string connection::scrubbed(std::string text) const {
-    for (auto const& secret : secrets_) {
-        if (secret.empty()) {
-            continue;
-        }
-        for (auto at = text.find(secret); at != std::string::npos; at = text.find(secret, at)) {
-            text.replace(at, secret.size(), "***");
-            at += 3;
-        }
-    }
-    return in_one_line(text);
+    return without_secrets(std::move(text), secrets_);
 }
 
 bool connection::connect(stop_signal& stop) {
-    while (!session_) {
+    while (!is_usable()) {
         // The first try after a loss is immediate: most often only the connection was lost.
         if (failures_ > 1) {
             auto const longest = std::min(context_.reconnect_limit,
@@ -231,36 +87,16 @@ void connection::open(stop_signal& stop) {
     auto const deadline = steady_clock::now() + context_.call_timeout + watchdog_margin;
     {
         watchdog::guard const guard{context_.dog, session_->socket, deadline};
-        pqxx::nontransaction tx{session_->link};
-        // tcp_* do nothing on a Unix socket. Isolation and commit mode are set whatever the
-        // database's defaults are, because the promises rest on them.
-        tx.exec("SET client_encoding = 'UTF8'; SET client_min_messages = warning;"
-                "SET default_transaction_isolation = 'read committed';"
-                "SET synchronous_commit = " +
-                std::string{profile_.durable ? "on" : "off"} +
-                "; SET statement_timeout = " + show(context_.call_timeout) +
-                "; SET lock_timeout = " + show(profile_.lock_timeout) +
-                "; SET idle_in_transaction_session_timeout = " + show(context_.call_timeout) +
-                "; SET idle_session_timeout = 0; SET jit = off"
-                "; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2"
-                "; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000" +
-                (profile_.index_only ? "; SET enable_seqscan = off" : ""));
-        port::prepare(session_->link, statements::identify.name, statements::identify.sql);
-        port::prepare(session_->link, statements::fence.name, statements::fence.sql);
-        auto const sent = steady_clock::now();
-        auto const who = port::exec_prepared(tx, statements::identify.name, {});
-        if (who.empty()) {
-            throw std::runtime_error{"the server does not show this session in pg_stat_activity"};
-        }
-        session_->pid = who[0][0].as<std::string>();
-        session_->started = who[0][1].as<std::string>();
-        sent_ = sent;
-        note_database_time(who[0][2].as<std::int64_t>());
-        if (profile_.writes && who[0][3].as<bool>()) {
+        session_->configure({context_.call_timeout, profile_.lock_timeout, profile_.durable,
+                             profile_.index_only});
+        auto const& self = session_->self;
+        sent_ = self.asked_at;
+        note_database_time(self.database_time);
+        if (profile_.writes && self.read_only) {
             throw std::runtime_error{"the server is read-only"};
         }
         // Nor for those who only read: one that lags knows no new tokens, and no end of old ones.
-        if (who[0][4].as<bool>()) {
+        if (self.standby) {
             throw std::runtime_error{"the server is a standby: name the primary, or all servers"};
         }
     }
@@ -279,18 +115,10 @@ void connection::open(stop_signal& stop) {
 }
 
 // The lost session's backend may not have noticed, and may still run what it was sent. Where it
-// cannot be ended (it is stopped), what it was sent is late before anything is sent again.
+// cannot be ended (it is stopped, or this role may not), what it was sent is late before anything
+// is sent again.
 void connection::fence(stop_signal& stop) {
-    bool ended = true;
-    {
-        auto const deadline = steady_clock::now() + context_.call_timeout + watchdog_margin;
-        watchdog::guard const guard{context_.dog, session_->socket, deadline};
-        pqxx::nontransaction tx{session_->link};
-        auto const answer =
-            port::exec_prepared(tx, statements::fence.name, {lost_->pid, lost_->started});
-        ended = answer.empty() || answer[0][0].as<bool>();
-    }
-    if (!ended) {
+    if (!end_predecessor()) {
         spdlog::warn("database fence lane={} backend={} did not end", profile_.lane, lost_->pid);
         auto const left = duration_cast<milliseconds>(lost_->harmless_at - steady_clock::now());
         if (left.count() > 0 && stop.wait_for(left)) {
@@ -300,9 +128,36 @@ void connection::fence(stop_signal& stop) {
     lost_.reset();
 }
 
+bool connection::end_predecessor() {
+    if (lost_->started.empty()) {
+        return false; // another session may have its pid by now
+    }
+    auto const deadline = steady_clock::now() + context_.call_timeout + watchdog_margin;
+    watchdog::guard const guard{context_.dog, session_->socket, deadline};
+    bool ended = false;
+    try {
+        session_->as_login([&] {
+            port::prepare(session_->link, statements::fence.name, statements::fence.sql);
+            pqxx::nontransaction tx{session_->link};
+            auto const answer =
+                port::exec_prepared(tx, statements::fence.name, {lost_->pid, lost_->started});
+            ended = answer.empty() || answer[0][0].as<bool>();
+        });
+    } catch (pqxx::broken_connection const&) {
+        throw;
+    } catch (pqxx::sql_error const& e) {
+        if (!session_->link.is_open()) {
+            throw;
+        }
+        spdlog::debug("database fence lane={} refused reason=\"{}\"", profile_.lane,
+                      scrubbed(e.what()));
+    }
+    return ended;
+}
+
 void connection::drop() {
-    if (session_ && !session_->pid.empty() && !lost_) {
-        lost_ = predecessor{session_->pid, session_->started,
+    if (session_ && !session_->self.pid.empty() && !lost_) {
+        lost_ = predecessor{session_->self.pid, session_->self.started,
                             sent_ + request_validity(context_.call_timeout)};
     }
     session_.reset();
@@ -320,8 +175,7 @@ bool connection::is_usable() {
     if (!session_) {
         return false;
     }
-    pollfd p{session_->socket, POLLRDHUP, 0};
-    if (::poll(&p, 1, 0) > 0) {
+    if (session_->is_dead()) {
         spdlog::debug("database connection lane={} closed by the server", profile_.lane);
         drop();
         return false;
@@ -333,6 +187,7 @@ rows connection::call(statement const& what, parameters const& values, bool of_e
     sent_ = steady_clock::now();
     auto const deadline = sent_ + context_.call_timeout + watchdog_margin;
     bool overran = false;
+    session_->clear_error();
     try {
         pqxx::result answer;
         {
@@ -348,50 +203,46 @@ rows connection::call(statement const& what, parameters const& values, bool of_e
         context_.watcher.statement(what.name, steady_clock::now() - sent_, true);
         failures_ = 0;
         context_.board.succeeded(profile_.board_number);
-        rows table;
-        table.reserve(static_cast<std::size_t>(answer.size()));
-        for (auto const& line : answer) {
-            row fields;
-            fields.reserve(static_cast<std::size_t>(line.size()));
-            for (auto const& f : line) {
-                fields.push_back(port::text(f));
-            }
-            table.push_back(std::move(fields));
-        }
-        return table;
-    } catch (pqxx::transaction_rollback const& e) {
-        give_up(what, port::rollback_state(e), e.what(), of_elements);
-    } catch (pqxx::insufficient_privilege const& e) {
-        give_up(what, "42501", e.what(), of_elements); // libpqxx throws this one without its code
-    } catch (pqxx::sql_error const& e) {
-        give_up(what, e.sqlstate(), e.what(), of_elements);
-    } catch (call_failure const&) {
-        throw;
+        return table_of(answer);
     } catch (std::exception const& e) {
-        give_up(what, "", overran ? "no answer within the call's deadline" : e.what(), of_elements);
+        give_up(what, overran ? "no answer within the call's deadline" : e.what(), of_elements);
     }
 }
 
-void connection::give_up(statement const& what, std::string sqlstate, std::string const& text,
-                         bool of_elements) {
+void connection::give_up(statement const& what, std::string const& text, bool of_elements) {
     context_.watcher.statement(what.name, steady_clock::now() - sent_, false);
     auto problem = scrubbed(text);
+    auto const& error = session_->newest_error();
+    auto const meaning = sqlstate::meaning_of(error.sqlstate);
     bool const is_open = session_->link.is_open();
-    if (is_open && is_passing(sqlstate)) {
+    using sqlstate::blame;
+    if (is_open && meaning.whom == blame::moment) {
         failures_ = 0;
         context_.board.succeeded(profile_.board_number);
-        throw call_failure{fault::passing, std::move(sqlstate), true, problem};
+        throw call_failure{fault::passing, error.sqlstate, true, problem};
     }
-    if (is_open && (!is_everybodys(sqlstate) || (of_elements && is_doubtful(sqlstate)))) {
+    if (is_open && meaning.whom != blame::request) {
+        context_.board.suspect(); // is it a right that is missing, a table that is not there?
+    }
+    if (is_open &&
+        (meaning.whom == blame::request || (of_elements && meaning.whom == blame::doubtful))) {
         failures_ = 0;
-        if (!is_everybodys(sqlstate)) {
+        if (meaning.whom == blame::request) {
             context_.board.succeeded(profile_.board_number);
         }
-        bool const known = !is_outcome_unknown(sqlstate);
-        throw call_failure{fault::element, std::move(sqlstate), known, problem};
+        auto table = error.table;
+        if (!table.empty() && error.schema != session_->self.home) {
+            table = error.schema + "." + table;
+        }
+        if (!table.empty() && !sqlstate::rejects_subscribe(error.sqlstate, table)) {
+            context_.board.suspect(); // the log, most likely
+        }
+        throw call_failure{fault::element, error.sqlstate, !meaning.may_have_committed, problem,
+                           std::move(table)};
     }
-    bool const known = is_open && !is_outcome_unknown(sqlstate);
-    if (is_open && !sqlstate.empty()) {
+    bool const known = is_open && !meaning.may_have_committed;
+    auto state = error.sqlstate;
+    if (is_open && !state.empty()) {
         // It answers, and refuses: a new connection alone may not help, so back off.
         failures_ += 2;
         context_.board.failed(profile_.board_number, problem, false, true);
@@ -404,7 +255,58 @@ void connection::give_up(statement const& what, std::string sqlstate, std::strin
         spdlog::debug("database connection lane={} lost reason=\"{}\"", profile_.lane, problem);
     }
     drop();
-    throw call_failure{fault::connection, std::move(sqlstate), known, problem};
+    throw call_failure{fault::connection, std::move(state), known, problem};
+}
+
+// A refusal is an answer here, and does not cost the session.
+rows connection::ask(std::string const& sql) {
+    auto const deadline = steady_clock::now() + context_.call_timeout + watchdog_margin;
+    session_->clear_error();
+    try {
+        watchdog::guard const guard{context_.dog, session_->socket, deadline};
+        pqxx::nontransaction tx{session_->link};
+        return table_of(tx.exec(sql));
+    } catch (std::exception const& e) {
+        auto problem = scrubbed(e.what());
+        auto state = session_->newest_error().sqlstate;
+        if (session_->link.is_open() && !state.empty()) {
+            throw call_failure{fault::element, std::move(state), true, problem};
+        }
+        drop();
+        throw call_failure{fault::connection, std::move(state), true, problem};
+    }
+}
+
+judgement connection::judge(std::string_view binary_version) {
+    auto const began = steady_clock::now();
+    bool made = false;
+    struct note {
+        connection& c;
+        steady_clock::time_point began;
+        bool& made;
+        ~note() { c.context_.watcher.statement("judge", steady_clock::now() - began, made); }
+    } const noted{*this, began, made};
+    {
+        watchdog::guard const guard{context_.dog, session_->socket,
+                                    began + context_.call_timeout + watchdog_margin};
+        session_->clear_error();
+        try {
+            session_->check_mark();
+        } catch (std::exception const& e) {
+            // Another's session, or one that broke: nothing that was sent there is in doubt.
+            auto const problem = scrubbed(e.what());
+            auto state = session_->newest_error().sqlstate;
+            if (state.empty() && session_->link.is_open()) {
+                context_.board.failed(profile_.board_number, problem, true, true);
+            }
+            drop();
+            throw call_failure{fault::connection, std::move(state), true, problem};
+        }
+    }
+    auto const verdict = db::judge([this](std::string const& sql) { return ask(sql); },
+                                   session_->self, binary_version, true);
+    made = true;
+    return verdict;
 }
 
 std::int64_t connection::database_time() const {

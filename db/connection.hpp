@@ -2,7 +2,10 @@
 // its predecessor fenced, so that a request still sitting there cannot take effect after its retry.
 #pragma once
 
+#include "db/judgement.hpp"
 #include "db/observer.hpp"
+#include "db/rows.hpp"
+#include "db/sqlstate.hpp"
 #include "db/statements.hpp"
 #include "db/status_board.hpp"
 #include "db/stop_signal.hpp"
@@ -18,6 +21,8 @@
 #include <vector>
 
 namespace presenced::db {
+
+class session;
 
 // What all sessions of a store share.
 struct session_context {
@@ -49,10 +54,13 @@ enum class fault : std::uint8_t {
 
 class call_failure : public std::runtime_error {
 public:
-    call_failure(fault kind, std::string sqlstate, bool outcome_known, std::string const& text)
+    // `table`: to which the constraint belongs that was broken, if there is one.
+    call_failure(fault kind, std::string sqlstate, bool outcome_known, std::string const& text,
+                 std::string table = {})
         : std::runtime_error{text}
         , kind_{kind}
         , sqlstate_{std::move(sqlstate)}
+        , table_{std::move(table)}
         , outcome_known_{outcome_known} {}
 
     fault kind() const { return kind_; }
@@ -60,25 +68,26 @@ public:
     std::string const& sqlstate() const { return sqlstate_; }
     // It certainly did not commit.
     bool outcome_known() const { return outcome_known_; }
-    bool is_lock_timeout() const { return sqlstate_ == "55P03"; }
+    bool is_lock_timeout() const { return sqlstate_ == sqlstate::lock_timeout; }
     // The server cancelled it, for taking too long most often.
-    bool is_overrun() const { return sqlstate_ == "57014"; }
-    // Error classes 22 and 23: the same data will be refused again.
-    bool is_bad_data() const;
-    // Error classes 0A, 42, 54, XX: a mistake in somebody's trigger, a damaged page; or a plan of
-    // the session's that has become stale, wrong rights, a missing table.
-    bool is_doubtful() const;
+    bool is_overrun() const { return sqlstate_ == sqlstate::cancelled; }
+    // The same subscribe will be refused again, for what it asks for.
+    bool is_bad_data() const { return sqlstate::rejects_subscribe(sqlstate_, table_); }
+    // A mistake in somebody's trigger, a damaged page; or a plan of the session's that has become
+    // stale, wrong rights, a missing table.
+    bool is_doubtful() const {
+        return sqlstate::meaning_of(sqlstate_).whom == sqlstate::blame::doubtful;
+    }
 
 private:
     fault kind_;
     std::string sqlstate_;
+    std::string table_;
     bool outcome_known_;
 };
 
 // In PostgreSQL's text form.
 using parameters = std::vector<std::optional<std::string>>;
-using row = std::vector<std::optional<std::string>>;
-using rows = std::vector<row>;
 
 // Owned and used by one thread.
 class connection {
@@ -86,13 +95,17 @@ public:
     connection(session_context const& context, session_profile profile);
     ~connection();
 
-    // Opens a session if there is none, again and again with backoff. False: stopped before that.
+    // Opens a session if there is none, or none that lives, again and again with backoff. False:
+    // stopped before that.
     bool connect(stop_signal& stop);
     // The session is there and the server has not closed it, as far as this side knows.
     bool is_usable();
     // One autocommit statement. Throws call_failure; after fault::connection there is no session.
     // `of_elements`: it carries some, and so a doubtful error is taken for that of one of them.
     rows call(statement const& what, parameters const& values, bool of_elements = false);
+    // Whether the database lets this session's role do the whole work of a node. Does not speak for
+    // the session's own calls. Throws call_failure when that could not be found out.
+    judgement judge(std::string_view binary_version);
     // The next call has a session with fresh plans, but not more often than once a second. For one
     // with which nothing was wrong for certain: all that it was sent is answered.
     void replace();
@@ -105,7 +118,6 @@ public:
     void note_database_time(std::int64_t at);
 
 private:
-    struct session;
     struct predecessor {
         std::string pid;
         std::string started;
@@ -114,9 +126,10 @@ private:
 
     void open(stop_signal& stop);
     void fence(stop_signal& stop);
+    bool end_predecessor();
     void drop();
-    [[noreturn]] void give_up(statement const& what, std::string sqlstate, std::string const& text,
-                              bool of_elements);
+    rows ask(std::string const& sql);
+    [[noreturn]] void give_up(statement const& what, std::string const& text, bool of_elements);
     std::string scrubbed(std::string text) const;
 
     session_context const& context_;

@@ -388,4 +388,18 @@ std::string in_one_line(std::string_view message) {
     return line;
 }
 
+std::string without_secrets(std::string message, std::vector<std::string> const& secrets) {
+    for (auto const& secret : secrets) {
+        if (secret.empty()) {
+            continue;
+        }
+        for (auto at = message.find(secret); at != std::string::npos;
+             at = message.find(secret, at)) {
+            message.replace(at, secret.size(), "***");
+            at += 3;
+        }
+    }
+    return in_one_line(message);
+}
+
 } // namespace presenced::db

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace presenced::db {
 
@@ -23,5 +24,8 @@ environment_problem(std::string const& conninfo,
 // A message of libpq or PostgreSQL, which has hints and contexts on further lines, as one line that
 // fits into quotes: "x" becomes 'x'.
 std::string in_one_line(std::string_view message);
+
+// The same with *** for each of the secrets.
+std::string without_secrets(std::string message, std::vector<std::string> const& secrets);
 
 } // namespace presenced::db

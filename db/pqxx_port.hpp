@@ -107,15 +107,4 @@ inline std::optional<std::string> text(pqxx::field const& f) {
     return std::string{f.c_str(), static_cast<std::size_t>(f.size())};
 }
 
-// The SQLSTATE of a transaction that the server rolled back; libpqxx 6 does not keep it.
-inline std::string rollback_state(pqxx::transaction_rollback const& e) {
-    if (dynamic_cast<pqxx::deadlock_detected const*>(&e) != nullptr) {
-        return "40P01";
-    }
-    if (dynamic_cast<pqxx::serialization_failure const*>(&e) != nullptr) {
-        return "40001";
-    }
-    return "40003";
-}
-
 } // namespace presenced::db::port

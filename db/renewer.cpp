@@ -2,7 +2,8 @@
 
 #include "db/answer_row.hpp"
 #include "db/arrays.hpp"
-#include "db/schema.hpp"
+#include "db/conninfo.hpp"
+#include "db/judgement.hpp"
 #include "db/thread.hpp"
 
 #include <spdlog/spdlog.h>
@@ -44,10 +45,10 @@ renewer::renewer(session_context const& context, postgres_options const& options
              false,
              lock_timeout,
              false,
-             {&statements::renew, &statements::facts, &statements::forget_node}}}
+             {&statements::renew, &statements::forget_node}}}
     , pacing_{{options.timings.tick(), options.timings.gathering(), options.timings.sweep},
               steady_clock::now()}
-    , next_look_{steady_clock::now()}
+    , next_judgement_{steady_clock::now()}
     , thread_{start_thread([this] {
         keep_going(
             "renewal", stop_, [this] { return step(); },
@@ -131,20 +132,23 @@ bool renewer::step() {
     if (!link_.is_usable()) {
         return true;
     }
-    if (steady_clock::now() >= next_look_) {
-        next_look_ = steady_clock::now() + options_.timings.tick();
-        if (look()) {
-            next_look_ = steady_clock::now() + options_.timings.sweep;
+    auto const now = steady_clock::now();
+    if (now >= next_judgement_ ||
+        (board_.is_judgement_wanted() && now >= judged_ + options_.timings.tick())) {
+        next_judgement_ = now + options_.timings.tick();
+        if (judge()) {
+            next_judgement_ = steady_clock::now() + options_.timings.sweep;
         }
+        judged_ = steady_clock::now();
         return true;
     }
     bool tick = false;
     batch renewals;
     {
         std::lock_guard const lock{mutex_};
-        auto const now = steady_clock::now();
-        tick = pacing_.take_tick(now);
-        renewals = pacing_.take(now);
+        auto const taken_at = steady_clock::now();
+        tick = pacing_.take_tick(taken_at);
+        renewals = pacing_.take(taken_at);
     }
     if (!renewals.empty() || tick) {
         send(std::move(renewals), false, tick && may_tick());
@@ -171,38 +175,40 @@ void renewer::note_generation() {
         }
     }
     generation_ = link_.generation();
-    next_look_ = steady_clock::now();
+    next_judgement_ = steady_clock::now();
 }
 
-// The schema may be migrated under a running node, and stale_after may change while it is cut off:
-// so it looks before it renews anything on a new connection, and again and again. Returns false
-// when it could not: renewals wait for no one who holds the tables it reads.
-bool renewer::look() {
+// The schema may be migrated under a running node, rights may be taken away, and stale_after may
+// change while it is cut off: so it judges before it renews anything on a new connection, and again
+// and again. Returns false when it could not: renewals wait for no one who holds the tables that a
+// judgement reads.
+bool renewer::judge() {
     auto const mine = options_.timings.stale_after;
-    std::vector<applied_migration> applied;
-    std::optional<milliseconds> recorded;
+    judgement verdict;
     try {
-        for (auto const& line : link_.call(statements::facts, {})) {
-            applied.push_back(
-                {std::stoi(line.at(0).value()), line.at(1).value_or(""), line.at(2).value_or("")});
-            if (line.at(3)) {
-                recorded = milliseconds{std::stoll(*line.at(3))};
-            }
-        }
+        verdict = link_.judge(options_.version);
     } catch (call_failure const& e) {
-        spdlog::debug("look at the schema failed sqlstate={} reason=\"{}\"", e.sqlstate(),
-                      e.what());
+        spdlog::debug("judgement failed sqlstate={} reason=\"{}\"", e.sqlstate(), e.what());
+        board_.not_judged();
         return false;
     }
-    auto why = misfit(applied, options_.version);
-    if (!why && !recorded) {
-        why = "presence_clock is empty, and has one row where presenced made it";
-    } else if (!why && *recorded != mine) {
-        why = "stale_after is " + std::to_string(recorded->count()) +
+    for (auto const& sequence : verdict.mended) {
+        spdlog::warn("database mended sequence={}: it was behind the rows of its table", sequence);
+    }
+    for (auto const& p : verdict.problems) {
+        if (p.how_bad == problem::weight::warning && warned_.insert(p.what).second) {
+            spdlog::warn("database warning reason=\"{}\" cure=\"{}\"", in_one_line(p.what),
+                         in_one_line(p.cure));
+        }
+    }
+    auto why = verdict.reason();
+    auto const recorded = verdict.stale_after.value_or(mine);
+    if (why.empty() && recorded != mine) {
+        why = "stale_after is " + std::to_string(recorded.count()) +
               "ms in the database, and this node runs with " + std::to_string(mine.count()) +
               "ms: restart it";
     }
-    board_.looked(why.value_or(""), recorded.value_or(mine) != mine);
+    board_.judged(in_one_line(why), recorded != mine);
     return true;
 }
 

@@ -9,6 +9,8 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -40,7 +42,7 @@ private:
 
     bool step();
     void note_generation();
-    bool look();
+    bool judge();
     bool may_tick() const;
     bool wait_for_work();
     // False: it failed, and not at once, so that the next suspect had better wait for a tick.
@@ -67,7 +69,9 @@ private:
     bool ticking_ = true;
     bool stopping_ = false;
     unsigned generation_ = 0; // of the session that was looked through
-    time_point next_look_;
+    time_point next_judgement_;
+    time_point judged_{};
+    std::set<std::string> warned_; // each once a process
     lease_answers answers_;
     line_limit refusals_{10};
     line_limit puzzles_{1};

@@ -63,9 +63,9 @@ std::vector<applied_migration> read_applied(pqxx::work& tx) {
                                     "use another database or another schema (search_path)"};
     }
     std::vector<applied_migration> applied;
-    for (auto const& row : tx.exec("SELECT number, name, oldest_binary FROM presenced_migrations "
+    for (auto const& line : tx.exec("SELECT number, name, oldest_binary FROM presenced_migrations "
                                    "ORDER BY number")) {
-        applied.push_back({row[0].as<int>(), row[1].c_str(), row[2].c_str()});
+        applied.push_back({line[0].as<int>(), line[1].c_str(), line[2].c_str()});
     }
     return applied;
 }

@@ -17,12 +17,6 @@ statement const renew{"renew", R"(
         $1::bigint[], $2::text[], $3::boolean, $4::text, $5::text, $6::text,
         $7::bigint * interval '1 millisecond', $8::text[]))"};
 
-statement const facts{"facts", R"(
-    SELECT m.number, m.name, m.oldest_binary,
-           (SELECT (extract(epoch FROM c.stale_after) * 1000)::bigint FROM presence_clock c)
-    FROM presenced_migrations m
-    ORDER BY m.number)"};
-
 statement const sweep{"sweep", R"(
     SELECT ran, (extract(epoch FROM next_in) * 1000)::bigint, flips, reaped
     FROM presenced_sweep(
@@ -47,12 +41,6 @@ statement const check_tokens{"check_tokens", R"(
 
 statement const forget_node{"forget_node", R"(
     DELETE FROM nodes WHERE node = $1::text AND boot_id = $2::text)"};
-
-statement const identify{"identify", R"(
-    SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint,
-           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-           current_setting('transaction_read_only')::boolean, pg_is_in_recovery()
-    FROM pg_stat_activity WHERE pid = pg_backend_pid())"};
 
 statement const fence{"fence", R"(
     SELECT pg_terminate_backend(pid, 2000)

@@ -12,7 +12,7 @@ using std::chrono::steady_clock;
 
 std::size_t status_board::add(std::string lane, bool beats) {
     std::lock_guard const lock{mutex_};
-    lanes_.push_back({std::move(lane), beats, trouble::unknown, false, {}});
+    lanes_.push_back({std::move(lane), beats, trouble::unknown, false, {}, {}});
     return lanes_.size() - 1;
 }
 
@@ -48,33 +48,43 @@ void status_board::failed(std::size_t lane, std::string problem, bool connecting
     l.why = connecting ? trouble::connecting : trouble::calling;
     l.reached = reached;
     l.problem = std::move(problem);
+    l.since = steady_clock::now();
+    suspected_ = suspected_ || !connecting;
     announce();
+}
+
+bool status_board::is_away(lane_state const& lane) const {
+    return lane.why == trouble::connecting ||
+           (lane.why == trouble::calling && unfit_.empty() && judged_ >= lane.since);
 }
 
 // One line when the database goes away and one when it is back, however many threads notice.
 void status_board::announce() {
-    auto const troubled = std::find_if(lanes_.begin(), lanes_.end(), [](auto const& l) {
-        return l.why == trouble::connecting || l.why == trouble::calling;
-    });
-    bool const away = troubled != lanes_.end();
-    if (away && !away_) {
+    auto const troubled =
+        std::find_if(lanes_.begin(), lanes_.end(), [this](auto const& l) { return is_away(l); });
+    bool const is_clear = std::all_of(lanes_.begin(), lanes_.end(),
+                                      [](auto const& l) { return l.why == trouble::none; });
+    if (troubled != lanes_.end() && !away_) {
         away_ = true;
         away_since_ = steady_clock::now();
         spdlog::warn("database away lane={} reason=\"{}\"", troubled->name, troubled->problem);
-        watcher_.database_up(false);
-        return;
+    } else if (is_clear && judged_ != time_point{} && unfit_.empty() && (!ever_up_ || away_)) {
+        auto const since = away_ ? away_since_ : started_;
+        auto const took = duration_cast<milliseconds>(steady_clock::now() - since);
+        spdlog::info("database {} after_ms={}", ever_up_ ? "back" : "up", took.count());
+        away_ = false;
+        ever_up_ = true;
     }
-    bool const up = std::all_of(lanes_.begin(), lanes_.end(),
-                                [](auto const& l) { return l.why == trouble::none; });
-    if (!up || (ever_up_ && !away_)) {
-        return;
+    tell_gauge();
+}
+
+void status_board::tell_gauge() {
+    bool const up = ever_up_ && !away_ && unfit_.empty();
+    bool const is_known = up || away_ || !unfit_.empty();
+    if (told_ ? *told_ != up : is_known) {
+        watcher_.database_up(up);
+        told_ = up;
     }
-    auto const since = away_ ? away_since_ : started_;
-    auto const took = duration_cast<milliseconds>(steady_clock::now() - since);
-    spdlog::info("database {} after_ms={}", ever_up_ ? "back" : "up", took.count());
-    away_ = false;
-    ever_up_ = true;
-    watcher_.database_up(true);
 }
 
 void status_board::renewed() {
@@ -87,8 +97,26 @@ void status_board::ticked(milliseconds age) {
     ticked_ = steady_clock::now() - std::max(age, milliseconds{0});
 }
 
-void status_board::looked(std::string unfit, bool stale_after_changed) {
+void status_board::suspect() {
     std::lock_guard const lock{mutex_};
+    suspected_ = true;
+}
+
+bool status_board::is_judgement_wanted() const {
+    std::lock_guard const lock{mutex_};
+    return suspected_;
+}
+
+void status_board::judged(std::string unfit, bool stale_after_changed) {
+    std::lock_guard const lock{mutex_};
+    judged_ = steady_clock::now();
+    suspected_ = false;
+    if (unfit.empty() && !unfit_.empty()) {
+        // What a lane was refused for may be over: its next call tells.
+        for (auto& l : lanes_) {
+            l.since = std::max(l.since, judged_ + milliseconds{1});
+        }
+    }
     if (unfit != unfit_) {
         if (unfit.empty()) {
             spdlog::info("database fits again");
@@ -98,6 +126,14 @@ void status_board::looked(std::string unfit, bool stale_after_changed) {
     }
     unfit_ = std::move(unfit);
     stale_after_changed_ = stale_after_changed;
+    announce();
+}
+
+void status_board::not_judged() {
+    std::lock_guard const lock{mutex_};
+    judged_ = steady_clock::now();
+    suspected_ = false;
+    announce();
 }
 
 void status_board::swept() {
@@ -133,6 +169,14 @@ store_health status_board::health() const {
         h.unreachable_for = since(written_);
     }
     h.unfit = unfit_;
+    for (auto const& l : lanes_) {
+        if (h.unfit.empty() && l.reached && l.why == trouble::calling && is_away(l)) {
+            h.unfit = l.problem; // it answers, and does not let this lane do its work
+        }
+    }
+    if (!unfit_.empty()) {
+        h.problem = unfit_; // it names the cure
+    }
     h.stale_after_changed = stale_after_changed_;
     if (ticked_ != time_point{}) {
         h.since_tick = since(ticked_);

@@ -1,10 +1,12 @@
-// How each database thread is doing: what health() tells, and the two log lines of an outage.
+// How each database thread is doing, and what the judgement says: what health() tells, and the log
+// lines of an outage.
 #pragma once
 
 #include "db/observer.hpp"
 #include "db/store.hpp"
 
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,8 +33,14 @@ public:
     void renewed();
     // The newest tick in the database is so old.
     void ticked(std::chrono::milliseconds age);
-    // Whether what the database has recorded is for this node: an empty `unfit`, or why not.
-    void looked(std::string unfit, bool stale_after_changed);
+    // A call failed in a way that speaks of rights or names: judge soon.
+    void suspect();
+    bool is_judgement_wanted() const;
+    // Whether the database lets this node do its work: an empty `unfit`, or why not. A lane that is
+    // refused is explained by `unfit`; if that is empty, the lane's own words go to the log.
+    void judged(std::string unfit, bool stale_after_changed);
+    // The judgement could not be made: what it said last stays.
+    void not_judged();
     void swept();
 
     // reachable, writable, problem and the times; queues are somebody else's.
@@ -47,10 +55,14 @@ private:
         trouble why = trouble::unknown;
         bool reached = false;
         std::string problem;
+        time_point since{};
     };
 
     void recover(lane_state& lane);
+    // In the way of the lane's work, and not for a reason that the judgement has named or will.
+    bool is_away(lane_state const& lane) const;
     void announce();
+    void tell_gauge();
 
     observer& watcher_;
     mutable std::mutex mutex_;
@@ -62,8 +74,11 @@ private:
     std::string unfit_;
     bool stale_after_changed_ = false;
     time_point swept_{};
+    bool suspected_ = false;
+    time_point judged_{};
     bool away_ = false;
     bool ever_up_ = false;
+    std::optional<bool> told_;
     time_point away_since_{};
 };
 

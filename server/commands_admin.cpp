@@ -61,6 +61,10 @@ std::string show_age(milliseconds age) {
     return std::to_string(age / 1s) + "." + std::to_string(age % 1s / 100ms) + "s";
 }
 
+std::string show_age(std::optional<milliseconds> const& age, char const* suffix) {
+    return age ? show_age(*age) + suffix : "-";
+}
+
 using text_row = std::vector<std::string>;
 
 // Columns as wide as their widest entry, two spaces between.
@@ -93,6 +97,10 @@ json_value or_null(std::string const& text) {
     return text.empty() ? json_value(nullptr) : json_value(text); // braces would make a list
 }
 
+json_value or_null(std::optional<milliseconds> const& age) {
+    return age ? json_value(age->count()) : json_value(nullptr);
+}
+
 void print(json_value const& value) {
     // A database in SQL_ASCII may hold what is not UTF-8.
     std::cout << value.dump(2, ' ', false, json_value::error_handler_t::replace) << '\n';
@@ -121,16 +129,16 @@ json_value to_json(db::token_row const& t) {
 json_value to_json(db::session_row const& s) {
     return {{"agent_id", s.agent},     {"session_id", or_null(s.session_id)},
             {"node", s.node},          {"boot_id", or_null(s.boot_id)},
-            {"age_ms", s.age.count()}, {"last_seen_ms", s.last_seen.count()}};
+            {"age_ms", or_null(s.age)}, {"last_seen_ms", or_null(s.last_seen)}};
 }
 
 json_value to_json(db::node_row const& n) {
     return {{"node", n.node},
             {"boot_id", n.boot_id},
             {"version", n.version},
-            {"up_ms", n.up.count()},
+            {"up_ms", or_null(n.up)},
             {"sessions", n.shares_name ? json_value(nullptr) : json_value(n.sessions)},
-            {"since_tick_ms", n.since_tick.count()},
+            {"since_tick_ms", or_null(n.since_tick)},
             {"gone", n.gone},
             {"shares_name", n.shares_name}};
 }
@@ -185,7 +193,7 @@ void print_nodes(std::vector<db::node_row> const& nodes) {
             continue;
         }
         rows.push_back({printable(n.node, 40), printable(n.boot_id, 16), n.version,
-                        n.gone ? "gone" : show_age(n.up), show_age(n.since_tick) + " ago",
+                        n.gone ? "gone" : show_age(n.up, ""), show_age(n.since_tick, " ago"),
                         n.shares_name ? "?" : std::to_string(n.sessions)});
     }
     print_table(rows);
@@ -233,7 +241,7 @@ void print_status(db::status_report const& report) {
         for (auto const& s : report.sessions) {
             rows.push_back({std::to_string(s.agent), printable(s.session_id, 40),
                             printable(s.node, 40), printable(s.boot_id, 16),
-                            show_age(s.age) + " ago", show_age(s.last_seen) + " ago"});
+                            show_age(s.age, " ago"), show_age(s.last_seen, " ago")});
         }
         print_table(rows);
     }
