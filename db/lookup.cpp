@@ -17,6 +17,7 @@ constexpr std::size_t batch_limit = 500;
 constexpr std::size_t waiting_limit = 65'536;
 constexpr milliseconds lock_timeout{1'000};
 constexpr milliseconds pause_after_failure{50};
+constexpr milliseconds idle_limit{1'000}; // then it sees whether its session lives
 
 std::string hex(token_digest const& digest) {
     constexpr std::string_view digits = "0123456789abcdef";
@@ -103,7 +104,9 @@ bool lookup::step() {
     std::optional<check_request> one;
     {
         std::unique_lock lock{mutex_};
-        changed_.wait(lock, [this] { return stopping_ || !waiting_.empty() || !checks_.empty(); });
+        changed_.wait_for(lock, idle_limit, [this] {
+            return stopping_ || !waiting_.empty() || !checks_.empty();
+        });
         if (stopping_) {
             return false;
         }

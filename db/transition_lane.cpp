@@ -339,7 +339,7 @@ bool transition_lane::step() {
     }
     queue_.take(number_, pacing_.limit(), work_);
     if (work_.empty()) {
-        return false;
+        return !stop_.is_raised(); // idle: does the session live?
     }
     auto const size = work_.size();
     watcher_.batch("transition", size);
@@ -404,7 +404,7 @@ bool busy_lane::step() {
     }
     queue_.take_busy(lane_pacing::batch_limit, work_);
     if (work_.empty()) {
-        return false;
+        return !stop_.is_raised(); // idle: does the session live?
     }
     watcher_.batch("busy", work_.size());
     auto& left = batch_.run(work_, false);

@@ -1,5 +1,7 @@
 #include "db/transition_queue.hpp"
 
+#include <algorithm>
+
 namespace presenced::db {
 
 using std::chrono::milliseconds;
@@ -36,21 +38,21 @@ std::optional<operation> transition_queue::abandon(lease_token const& token) {
     return pacing_.abandon(token);
 }
 
-// `next` fills the batch if it can, and returns when to look again if it cannot.
+// An idle lane comes back to its thread that often, to see whether its session lives.
+constexpr std::chrono::seconds idle_limit{1};
+
+// `next` fills the batch if it can, and returns when to ask again if it cannot.
 template <class Next>
 void transition_queue::wait_for_batch(std::condition_variable& changed, operations& batch,
                                       Next next) {
+    auto const limit_of_wait = steady_clock::now() + idle_limit;
     std::unique_lock lock{mutex_};
     while (!stopping_) {
         time_point const due = next();
-        if (!batch.empty()) {
+        if (!batch.empty() || steady_clock::now() >= limit_of_wait) {
             return;
         }
-        if (due == time_point::max()) {
-            changed.wait(lock);
-        } else {
-            changed.wait_until(lock, due);
-        }
+        changed.wait_until(lock, std::min(due, limit_of_wait));
     }
 }
 
