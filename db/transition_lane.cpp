@@ -298,9 +298,11 @@ void transition_batch::puzzle(operations& part, operations::iterator it, char co
 void transition_batch::blame(operations& one, call_failure const& e) {
     auto const it = one.begin();
     if (auto const more = refusals_.admit()) {
-        // Not its text, which quotes what the client sent.
-        spdlog::warn("transition refused agent={} what={} sqlstate={}{}", it->agent, kind_of(*it),
-                     e.sqlstate(), *more);
+        // Errors about data (class 22) quote what the client sent.
+        spdlog::warn("transition refused agent={} what={} sqlstate={} reason=\"{}\"{}", it->agent,
+                     kind_of(*it), e.sqlstate(),
+                     e.sqlstate().starts_with("22") ? "data that PostgreSQL refuses" : e.what(),
+                     *more);
     }
     doubted_ = doubted_ || e.is_doubtful();
     if (it->what == operation::kind::acquire && e.is_bad_data()) {
