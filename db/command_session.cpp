@@ -41,7 +41,9 @@ std::string command_session::scrubbed(std::string text) const {
 }
 
 rows command_session::ask(std::string const& sql) {
-    return transaction([&](pqxx::work& tx) {
+    try {
+        session_->clear_error();
+        pqxx::nontransaction tx{session_->link};
         rows table;
         for (auto const& line : tx.exec(sql)) {
             auto& fields = table.emplace_back();
@@ -50,7 +52,9 @@ rows command_session::ask(std::string const& sql) {
             }
         }
         return table;
-    });
+    } catch (...) {
+        rethrow_for_operator();
+    }
 }
 
 void command_session::rethrow_for_operator() const {

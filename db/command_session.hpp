@@ -38,9 +38,10 @@ public:
         }
     }
 
-    // One statement in a transaction of its own; a refusal leaves the session usable.
+    // One statement, which commits by itself; a refusal leaves the session usable.
     rows ask(std::string const& sql);
 
+    error_fields const& newest_error() const { return session_->newest_error(); }
     session_identity const& self() const { return session_->self; }
 
 private:

@@ -68,10 +68,15 @@ std::string name(std::string_view text) {
     return quoted + "\"";
 }
 
+// For a person, and good SQL as well.
+std::string shown(std::string const& text) {
+    bool const plain =
+        text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") == std::string::npos;
+    return plain ? text : name(text);
+}
+
 std::string shown(std::string const& schema, std::string const& object) {
-    bool const plain = schema.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") ==
-                       std::string::npos;
-    return (plain ? schema : name(schema)) + "." + object;
+    return shown(schema) + "." + object;
 }
 
 std::string const& at(row const& line, std::size_t column) {
@@ -130,9 +135,9 @@ private:
             warning("role " + self_.login +
                         " cannot see its own sessions in pg_stat_activity: after a lost connection "
                         "each database thread waits up to 5 s",
-                    "GRANT SELECT ON pg_catalog.pg_stat_activity TO " + name(self_.login) +
+                    "GRANT SELECT ON pg_catalog.pg_stat_activity TO " + shown(self_.login) +
                         "; GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_get_activity(integer) TO " +
-                        name(self_.login));
+                        shown(self_.login));
         }
         auto const may_end = ask_("SELECT pg_catalog.has_function_privilege(" +
                                   literal(self_.login) +
@@ -143,14 +148,14 @@ private:
                         "thread waits up to 5 s",
                     "GRANT EXECUTE ON FUNCTION pg_catalog.pg_terminate_backend(integer, bigint) "
                     "TO " +
-                        name(self_.login));
+                        shown(self_.login));
         }
         for (auto const& s : required_settings()) {
             auto const value =
                 at(ask_(std::string{"SELECT pg_catalog.current_setting('"} + s.name + "')").at(0), 0);
             if (value != s.value) {
                 error(std::string{s.name} + " is " + value + " for " + role() + ": " + s.why,
-                      "ALTER ROLE " + name(self_.login) + " RESET " + s.name +
+                      "ALTER ROLE " + shown(self_.login) + " RESET " + s.name +
                           " (or ALTER DATABASE ... RESET), and end the sessions");
             }
         }
@@ -174,7 +179,7 @@ private:
                                   "', 'EXECUTE')");
             if (!is_true(may.at(0), 0)) {
                 error(role() + " may not execute " + f,
-                      std::string{"GRANT EXECUTE ON FUNCTION "} + f + " TO " + name(self_.role));
+                      std::string{"GRANT EXECUTE ON FUNCTION "} + f + " TO " + shown(self_.role));
             }
         }
     }
@@ -192,12 +197,12 @@ private:
         auto const schema = at(elsewhere[0], 0);
         if (!is_true(elsewhere[0], 1)) {
             error(role() + " may not use schema " + schema + ", where presenced's tables are",
-                  "GRANT USAGE ON SCHEMA " + name(schema) + " TO " + name(self_.role));
+                  "GRANT USAGE ON SCHEMA " + shown(schema) + " TO " + shown(self_.role));
             return;
         }
         error("search_path is " + self_.search_path + ", and presenced's tables are in schema " +
                   schema,
-              "ALTER ROLE " + name(self_.login) + " SET search_path = " + name(schema));
+              "ALTER ROLE " + shown(self_.login) + " SET search_path = " + shown(schema));
     }
 
     // Returns whether the tables that say what was migrated can be read.
@@ -211,15 +216,15 @@ private:
         std::string unusable; // of this table enough is said
         for (auto const& line : ask_(
                  "SELECT n.name, n.privilege, c.relkind, "
-                 "  (SELECT pg_catalog.string_agg(w.name, ', ') "
+                 "  (SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.ord) "
                  "   FROM pg_catalog.unnest(pg_catalog.string_to_array(nullif(n.columns, ''), ',')) "
-                 "        AS w (name) "
+                 "        WITH ORDINALITY AS w (name, ord) "
                  "   WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a "
                  "                     WHERE a.attrelid = c.oid AND a.attname = w.name "
                  "                     AND NOT a.attisdropped)), "
-                 "  (SELECT pg_catalog.string_agg(w.name, ', ') "
+                 "  (SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.ord) "
                  "   FROM pg_catalog.unnest(pg_catalog.string_to_array(nullif(n.columns, ''), ',')) "
-                 "        AS w (name) "
+                 "        WITH ORDINALITY AS w (name, ord) "
                  "   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = w.name "
                  "   AND NOT a.attisdropped "
                  "   WHERE NOT pg_catalog.has_column_privilege(c.oid, a.attnum, n.privilege)), "
@@ -252,7 +257,7 @@ private:
                 readable = readable && !of_schema;
                 error("row level security on " + our(table) + " hides rows from " + role(),
                       "ALTER TABLE " + our(table) + " DISABLE ROW LEVEL SECURITY, or ALTER ROLE " +
-                          name(self_.role) + " BYPASSRLS");
+                          shown(self_.role) + " BYPASSRLS");
                 continue;
             }
             if (line.at(3)) {
@@ -267,7 +272,7 @@ private:
                 auto const columns = line.at(4) ? " (" + *line[4] + ")" : std::string{};
                 error(role() + " lacks " + at(line, 1) + columns + " on " + our(table),
                       "GRANT " + at(line, 1) + columns + " ON " + our(table) + " TO " +
-                          name(self_.role));
+                          shown(self_.role));
             }
         }
         return readable;
@@ -303,7 +308,7 @@ private:
                  ") || '.', '') FROM used u "
                  "WHERE NOT pg_catalog.has_function_privilege(u.oid, 'EXECUTE') ORDER BY 1")) {
             error(role() + " may not execute " + our(at(line, 0)),
-                  "GRANT EXECUTE ON FUNCTION " + our(at(line, 0)) + " TO " + name(self_.role));
+                  "GRANT EXECUTE ON FUNCTION " + our(at(line, 0)) + " TO " + shown(self_.role));
         }
     }
 
@@ -335,7 +340,7 @@ private:
                         our(at(line, 1)) + " in the search_path of role " + self_.login + " (" +
                         self_.search_path +
                         "): presenced uses its own, and others with this search_path do not",
-                    "ALTER ROLE " + name(self_.login) + " SET search_path = " + name(self_.home));
+                    "ALTER ROLE " + shown(self_.login) + " SET search_path = " + shown(self_.home));
         }
     }
 
@@ -386,8 +391,11 @@ std::vector<sequence_state> sequences_behind(ask_function const& ask, std::strin
                 literal(qualified) +
                 ", 'id', 'SELECT'), "
                 "pg_catalog.has_sequence_privilege(s.name, 'UPDATE') "
-                "FROM pg_catalog.pg_get_serial_sequence(" +
-                literal(qualified) + ", 'id') AS s (name) WHERE s.name IS NOT NULL");
+                "FROM (SELECT CASE WHEN EXISTS ("
+                "          SELECT FROM pg_catalog.pg_attribute WHERE attname = 'id' AND attrelid = "
+                "          pg_catalog.to_regclass(" +
+                literal(qualified) + ")) THEN pg_catalog.pg_get_serial_sequence(" +
+                literal(qualified) + ", 'id') END) AS s (name) WHERE s.name IS NOT NULL");
         if (known.empty() || !is_true(known[0], 1)) {
             continue;
         }

@@ -1,6 +1,7 @@
 #include "db/schema.hpp"
 
 #include "db/command_session.hpp"
+#include "db/judgement.hpp"
 
 #include <algorithm>
 #include <array>
@@ -183,6 +184,17 @@ void prepare_first(pqxx::work& tx, std::string const& schema) {
     }
 }
 
+// Clients send UTF-8. What another encoding has no characters for could not be stored.
+void refuse_other_encoding(pqxx::work& tx) {
+    auto const there = tx.exec("SELECT current_database(), getdatabaseencoding()");
+    if (std::string_view{there[0][1].c_str()} != "UTF8") {
+        throw schema_error{std::string{"database "} + there[0][0].c_str() + " has the encoding " +
+                           there[0][1].c_str() +
+                           ", and presenced needs UTF8: CREATE DATABASE ... ENCODING 'UTF8' "
+                           "TEMPLATE template0"};
+    }
+}
+
 // One migration at a time. Whoever comes second waits here, and then finds the work done.
 void lock_migrations(pqxx::work& tx) {
     auto const writable = tx.exec("SHOW transaction_read_only");
@@ -209,6 +221,9 @@ std::optional<std::string> apply_next(command_session& session) {
         check_history(applied);
         if (applied.size() >= migrations().size()) {
             return std::nullopt;
+        }
+        if (applied.empty()) {
+            refuse_other_encoding(tx);
         }
         auto const& next = migrations()[applied.size()];
         auto const schema = current_schema(tx);
@@ -308,6 +323,16 @@ migrate_report migrate(std::string const& conninfo, std::optional<milliseconds> 
         report.applied.push_back(std::move(*name));
     }
     report.stale_after = record_stale_after(session, stale_after);
+    command_session after{conninfo}; // whose search_path begins with the schema that is there now
+    auto const ask = [&](std::string const& sql) {
+        return after.ask(sql);
+    };
+    report.mended = mend_sequences(ask, after.self().home);
+    for (auto const& p : judge(ask, after.self(), built_version(), false).problems) {
+        if (p.how_bad == problem::weight::warning) {
+            report.warnings.push_back(p.what + ": " + p.cure);
+        }
+    }
     return report;
 }
 

@@ -7,6 +7,7 @@
 
 namespace presenced::db::sqlstate {
 
+inline constexpr std::string_view unique_violation = "23505";
 inline constexpr std::string_view read_only = "25006";
 inline constexpr std::string_view sequence_exhausted = "2200H";
 inline constexpr std::string_view undefined_schema = "3F000";

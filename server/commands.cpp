@@ -132,6 +132,23 @@ void add_migrate(CLI::App& app, invocation& into) {
     });
 }
 
+void add_doctor(CLI::App& app, invocation& into) {
+    auto* const command = add_command(
+        app, "doctor", "Ask the database whether a node could do its whole work",
+        "  DATABASE_URL=postgresql://presenced@localhost/presenced presenced doctor\n"
+        "  presenced doctor --json\n"
+        "Run it with the DATABASE_URL of `presenced serve`. Each problem comes with its cure.\n"
+        "Exit codes: 0, 1 when presence would not be true.");
+    auto const json = std::make_shared<bool>(false);
+    add_database(command, into);
+    command->add_flag("--json", *json, "Print JSON");
+    command->callback([&into, json] {
+        into.command = [json](config_source const& source) {
+            return doctor_command(source, *json);
+        };
+    });
+}
+
 CLI::App* add_group(CLI::App& app, invocation& into, std::string const& name,
                     std::string const& help) {
     auto* const group = app.add_subcommand(name, help);
@@ -326,6 +343,7 @@ int run_command_line(int argc, char const* const* argv) {
     invocation chosen;
     add_serve(app, chosen);
     add_migrate(app, chosen);
+    add_doctor(app, chosen);
     add_agent(app, chosen);
     add_token(app, chosen);
     add_status(app, chosen);

@@ -1,6 +1,7 @@
 #include "server/commands_admin.hpp"
 
 #include "db/admin.hpp"
+#include "db/doctor.hpp"
 
 #include <nlohmann/json.hpp>
 #include <openssl/rand.h>
@@ -266,8 +267,13 @@ int migrate_command(config_source const& source, bool json) {
                      "start:\n"
                   << problem.what() << '\n';
     }
+    for (auto const& warning : report.warnings) {
+        std::cerr << "presenced: warning: " << warning << '\n';
+    }
     if (json) {
-        print({{"applied", report.applied}, {"stale_after_ms", report.stale_after.count()}});
+        print({{"applied", report.applied},
+               {"mended", report.mended},
+               {"stale_after_ms", report.stale_after.count()}});
         return 0;
     }
     for (auto const& name : report.applied) {
@@ -276,8 +282,39 @@ int migrate_command(config_source const& source, bool json) {
     if (report.applied.empty()) {
         std::cout << "nothing to apply, the schema is up to date\n";
     }
+    for (auto const& name : report.mended) {
+        std::cout << "mended sequence " << name << ", which was behind the rows of its table\n";
+    }
     std::cout << "stale_after is " << show_duration(report.stale_after) << '\n';
     return 0;
+}
+
+int doctor_command(config_source const& source, bool json) {
+    auto const problems = db::examine(parse_conninfo(source));
+    bool const is_true = std::none_of(problems.begin(), problems.end(), [](auto const& p) {
+        return p.how_bad == db::problem::weight::error;
+    });
+    if (json) {
+        auto list = json_value::array();
+        for (auto const& p : problems) {
+            list.push_back({{"weight", p.how_bad == db::problem::weight::error ? "error" : "warning"},
+                            {"problem", p.what},
+                            {"cure", or_null(p.cure)}});
+        }
+        print({{"presence_would_be_true", is_true}, {"problems", list}});
+        return is_true ? 0 : 1;
+    }
+    for (auto const& p : problems) {
+        std::cout << (p.how_bad == db::problem::weight::error ? "error: " : "warning: ") << p.what
+                  << '\n';
+        if (!p.cure.empty()) {
+            std::cout << "  cure: " << p.cure << '\n';
+        }
+    }
+    if (problems.empty()) {
+        std::cout << "nothing is wrong: a node with this connection string can do its whole work\n";
+    }
+    return is_true ? 0 : 1;
 }
 
 int agent_create_command(config_source const& source, agent_create_options const& options) {

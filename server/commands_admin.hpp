@@ -1,4 +1,4 @@
-// The commands that work on the database: migrate, agent, token, status. Data goes to stdout,
+// The commands that work on the database: migrate, doctor, agent, token, status. Data goes to stdout,
 // hints to stderr. Each returns its exit code; bad_setting, db::schema_error and
 // db::unreachable_error come out as exceptions.
 #pragma once
@@ -13,6 +13,9 @@
 namespace presenced::server {
 
 int migrate_command(config_source const& source, bool json);
+
+// 1 when presence would not be true.
+int doctor_command(config_source const& source, bool json);
 
 struct agent_create_options {
     std::int64_t owner = 0;
