@@ -74,9 +74,17 @@ bool connection::connect(stop_signal& stop) {
             auto const text = reached && !session_->link.is_open()
                                   ? "the server closed the connection"
                                   : scrubbed(e.what());
+            bool const is_refused =
+                reached && session_->link.is_open() &&
+                sqlstate::meaning_of(session_->newest_error().sqlstate).whom ==
+                    sqlstate::blame::doubtful;
             drop();
             ++failures_;
-            context_.board.failed(profile_.board_number, text, true, reached);
+            if (is_refused) {
+                context_.board.refused(profile_.board_number, text);
+            } else {
+                context_.board.failed(profile_.board_number, text, true, reached);
+            }
         }
     }
     return true;
@@ -84,9 +92,9 @@ bool connection::connect(stop_signal& stop) {
 
 void connection::open(stop_signal& stop) {
     session_ = std::make_unique<session>(dial(conninfo_, stop));
-    auto const deadline = steady_clock::now() + context_.call_timeout + watchdog_margin;
     {
-        watchdog::guard const guard{context_.dog, session_->socket, deadline};
+        watchdog::guard const guard{context_.dog, session_->socket,
+                                    steady_clock::now() + context_.call_timeout + watchdog_margin};
         session_->configure({context_.call_timeout, profile_.lock_timeout, profile_.durable,
                              profile_.index_only});
         auto const& self = session_->self;
@@ -105,7 +113,8 @@ void connection::open(stop_signal& stop) {
     }
     {
         // Bad SQL or a missing schema shows here, and not in the middle of somebody's request.
-        watchdog::guard const guard{context_.dog, session_->socket, deadline};
+        watchdog::guard const guard{context_.dog, session_->socket, // the fence may have waited
+                                    steady_clock::now() + context_.call_timeout + watchdog_margin};
         for (auto const* s : profile_.statements) {
             port::prepare(session_->link, s->name, s->sql);
         }

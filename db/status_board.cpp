@@ -10,6 +10,13 @@ using std::chrono::duration_cast;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
+namespace {
+
+// The lane that judges may be refused itself.
+constexpr milliseconds longest_judgement{3'000};
+
+} // namespace
+
 std::size_t status_board::add(std::string lane, bool beats) {
     std::lock_guard const lock{mutex_};
     lanes_.push_back({std::move(lane), beats, trouble::unknown, false, {}, {}});
@@ -53,9 +60,25 @@ void status_board::failed(std::size_t lane, std::string problem, bool connecting
     announce();
 }
 
+void status_board::refused(std::size_t lane, std::string problem) {
+    std::lock_guard const lock{mutex_};
+    auto& l = lanes_[lane];
+    l.since = l.why == trouble::preparing ? l.since : steady_clock::now();
+    l.why = trouble::preparing;
+    l.reached = true;
+    l.problem = std::move(problem);
+    suspected_ = true;
+    announce();
+}
+
 bool status_board::is_away(lane_state const& lane) const {
-    return lane.why == trouble::connecting ||
-           (lane.why == trouble::calling && unfit_.empty() && judged_ >= lane.since);
+    if (lane.why == trouble::connecting) {
+        return true;
+    }
+    bool const is_refused = lane.why == trouble::preparing || lane.why == trouble::calling;
+    bool const is_judged =
+        judged_ >= lane.since || steady_clock::now() - lane.since > longest_judgement;
+    return is_refused && unfit_.empty() && is_judged;
 }
 
 // One line when the database goes away and one when it is back, however many threads notice.
@@ -170,7 +193,7 @@ store_health status_board::health() const {
     }
     h.unfit = unfit_;
     for (auto const& l : lanes_) {
-        if (h.unfit.empty() && l.reached && l.why == trouble::calling && is_away(l)) {
+        if (h.unfit.empty() && l.reached && l.why != trouble::connecting && is_away(l)) {
             h.unfit = l.problem; // it answers, and does not let this lane do its work
         }
     }

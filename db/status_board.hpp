@@ -28,6 +28,8 @@ public:
     void succeeded(std::size_t lane);
     // The lane cannot connect, or what it reached refuses its calls.
     void failed(std::size_t lane, std::string problem, bool connecting, bool reached);
+    // The lane is connected to a database that does not take its statements.
+    void refused(std::size_t lane, std::string problem);
 
     // A renewal committed, if only an empty one.
     void renewed();
@@ -48,7 +50,7 @@ public:
 
 private:
     using time_point = std::chrono::steady_clock::time_point;
-    enum class trouble : std::uint8_t { unknown, none, connecting, calling };
+    enum class trouble : std::uint8_t { unknown, none, connecting, preparing, calling };
     struct lane_state {
         std::string name;
         bool beats;

@@ -95,3 +95,56 @@ TEST_CASE("somebody who holds the clock's row stops lease time, and /readyz and 
     CHECK(n->metric("presenced_last_tick_age_seconds") < 1);
     CHECK(w.rows(agent) == 1);
 }
+
+TEST_CASE("a node without a right it needs is not ready and names the GRANT, in one log line") {
+    world w;
+    w.sql().query("CREATE ROLE serving LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO serving");
+    auto conninfo = w.conninfo();
+    conninfo.replace(conninfo.find("user=postgres "), 14, "user=serving ");
+    {
+        auto const n = w.start_node({{"DATABASE_URL", conninfo}});
+        auto const agent = w.add_agent();
+        auto const c = w.subscriber(*n, agent);
+        w.sql().query("REVOKE UPDATE ON agents FROM serving");
+        REQUIRE(eventually(
+            [&] { return says(*n, "GRANT UPDATE (routing_active, routing_changed_at) ON "
+                                  "public.agents TO serving"); }));
+        CHECK(n->metric("presenced_database_up") == 0);
+        CHECK(n->metric("presenced_ready") == 0);
+        auto const doctor = w.presenced({"doctor"}, {{"DATABASE_URL", conninfo}});
+        CHECK(doctor.code == 1);
+        CHECK(has(doctor.output, "error: role serving lacks UPDATE"));
+        w.sql().query("GRANT UPDATE ON agents TO serving");
+        CHECK(eventually([&] { return n->get("/readyz").status == 200; }));
+        CHECK(n->metric("presenced_database_up") == 1);
+        CHECK(n->log_has("database fits again"));
+        CHECK_FALSE(has(n->log(), "database away"));
+        auto const begins = n->log().find("database does not fit");
+        CHECK(begins != std::string::npos);
+        CHECK(n->log().find("database does not fit", begins + 1) == std::string::npos);
+        auto const sound = w.presenced({"doctor"}, {{"DATABASE_URL", conninfo}});
+        CHECK(sound.code == 0);
+        CHECK(has(sound.output, "nothing is wrong"));
+    }
+    w.sql().query("DROP OWNED BY serving; DROP ROLE serving");
+}
+
+TEST_CASE("status reads sessions and dates that presenced never writes") {
+    world w;
+    auto const agent = w.add_agent();
+    w.sql().query("INSERT INTO agent_subscriptions (agent_id, token, session_id, created_at) "
+                  "VALUES (" +
+                  std::to_string(agent) + ", 'x', '\u65e5', '-infinity');"
+                  "UPDATE agents SET created_at = '-infinity', routing_changed_at = 'infinity';"
+                  "INSERT INTO nodes (node, boot_id, started_at) VALUES ('n', 'b', '-infinity')");
+    auto const status = w.presenced({"status", "--json"}, {{"PGCLIENTENCODING", "LATIN1"}});
+    CHECK(status.code == 0);
+    CHECK(has(status.output, "\u65e5"));
+    CHECK(has(status.output, "\"age_ms\": null"));
+    CHECK(w.presenced({"status"}).code == 0);
+    CHECK(w.presenced({"agent", "list"}).code == 0);
+    auto const made = w.presenced({"agent", "create", "--owner", "1", "--name", "\u65e5"},
+                                  {{"PGCLIENTENCODING", "LATIN1"}});
+    CHECK(made.code == 0);
+    CHECK(w.sql().number("SELECT count(*) FROM agents WHERE name = '\u65e5'") == 1);
+}
