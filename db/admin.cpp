@@ -185,9 +185,9 @@ status_report admin::status() {
         report.presence_known = tx.exec("SELECT presence_known()")[0][0].as<bool>();
         report.agents = read_agents(tx, "WHERE a.routing_active OR l.sessions > 0");
         for (auto const& line : tx.exec(boots() + "SELECT b.node, b.boot_id, b.version, " +
-                                       age("b.started_at") + ", " + age("b.ticked_at") +
-                                       ", b.gone, b.shares_name FROM named b "
-                                       "ORDER BY b.node, b.ticked_at DESC, b.started_at DESC")) {
+                                        age("b.started_at") + ", " + age("b.ticked_at") +
+                                        ", b.gone, b.shares_name FROM named b "
+                                        "ORDER BY b.node, b.ticked_at DESC, b.started_at DESC")) {
             report.nodes.push_back({line[0].c_str(), line[1].c_str(), line[2].c_str(),
                                     to_age(line[3]), to_age(line[4]), 0, line[5].as<bool>(),
                                     line[6].as<bool>()});

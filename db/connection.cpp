@@ -74,10 +74,9 @@ bool connection::connect(stop_signal& stop) {
             auto const text = reached && !session_->link.is_open()
                                   ? "the server closed the connection"
                                   : scrubbed(e.what());
-            bool const is_refused =
-                reached && session_->link.is_open() &&
-                sqlstate::meaning_of(session_->newest_error().sqlstate).whom ==
-                    sqlstate::blame::doubtful;
+            bool const is_refused = reached && session_->link.is_open() &&
+                                    sqlstate::meaning_of(session_->newest_error().sqlstate).whom ==
+                                        sqlstate::blame::doubtful;
             drop();
             ++failures_;
             if (is_refused) {
@@ -95,8 +94,8 @@ void connection::open(stop_signal& stop) {
     {
         watchdog::guard const guard{context_.dog, session_->socket,
                                     steady_clock::now() + context_.call_timeout + watchdog_margin};
-        session_->configure({context_.call_timeout, profile_.lock_timeout, profile_.durable,
-                             profile_.index_only});
+        session_->configure(
+            {context_.call_timeout, profile_.lock_timeout, profile_.durable, profile_.index_only});
         auto const& self = session_->self;
         sent_ = self.asked_at;
         note_database_time(self.database_time);

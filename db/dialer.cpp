@@ -21,8 +21,8 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 constexpr std::chrono::seconds longest_timeout{30};
-// How often a connect under way looks whether it is still wanted.
-constexpr milliseconds glance{100};
+// How often a connect under way asks whether it is still wanted.
+constexpr milliseconds poll_interval{100};
 // What an empty item in a list of ports stands for (PostgreSQL docs, "Connection Strings").
 constexpr auto default_port = "5432";
 
@@ -146,7 +146,7 @@ void see_through(PGconn* link, milliseconds timeout, stop_signal& stop) {
         }
         pollfd ready{PQsocket(link),
                      state == PGRES_POLLING_READING ? short{POLLIN} : short{POLLOUT}, 0};
-        if (::poll(&ready, 1, static_cast<int>(std::min(left, glance).count())) > 0) {
+        if (::poll(&ready, 1, static_cast<int>(std::min(left, poll_interval).count())) > 0) {
             state = PQconnectPoll(link);
         }
     }

@@ -20,7 +20,8 @@ struct error_fields {
 // Notes the fields of every error that arrives on a connection. One thread.
 class error_recorder {
 public:
-    // The connection must be libpq's own from PQconnectStart; whoever owns it later does not matter.
+    // The connection must be libpq's own from PQconnectStart; whoever owns it later does not
+    // matter.
     explicit error_recorder(PGconn* link);
 
     void clear() { *newest_ = {}; }

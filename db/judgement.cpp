@@ -17,7 +17,8 @@ using std::chrono::milliseconds;
 struct needed_right {
     char const* table;
     char const* privilege;
-    char const* columns; // separated by commas
+    char const* columns;   // separated by commas
+    bool is_newer = false; // of a later migration: asked for where it is there
 };
 constexpr needed_right needed[] = {
     {"presenced_migrations", "SELECT", "number,name,oldest_binary"},
@@ -38,6 +39,13 @@ constexpr needed_right needed[] = {
     {"nodes", "DELETE", ""},
     {"presence_clock", "SELECT", "stale_after,ticked_at,judge_until,amnesty_until"},
     {"presence_clock", "UPDATE", "ticked_at,judge_until,amnesty_until"},
+    {"agents", "SELECT", "flips_paid_until", true},
+    {"agents", "UPDATE", "flips_paid_until", true},
+    {"sweep_state", "SELECT", "", true},
+    {"sweep_state", "UPDATE", "", true},
+    {"sweep_queue", "SELECT", "", true},
+    {"sweep_queue", "INSERT", "", true},
+    {"sweep_queue", "DELETE", "", true},
 };
 constexpr char const* called_functions[] = {"presenced_transition", "presenced_renew",
                                             "presenced_sweep"};
@@ -139,9 +147,9 @@ private:
                         "; GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_get_activity(integer) TO " +
                         shown(self_.login));
         }
-        auto const may_end = ask_("SELECT pg_catalog.has_function_privilege(" +
-                                  literal(self_.login) +
-                                  ", 'pg_catalog.pg_terminate_backend(integer,bigint)', 'EXECUTE')");
+        auto const may_end =
+            ask_("SELECT pg_catalog.has_function_privilege(" + literal(self_.login) +
+                 ", 'pg_catalog.pg_terminate_backend(integer,bigint)', 'EXECUTE')");
         if (!is_true(may_end.at(0), 0)) {
             warning("role " + self_.login +
                         " may not end its own sessions: after a lost connection each database "
@@ -151,8 +159,8 @@ private:
                         shown(self_.login));
         }
         for (auto const& s : required_settings()) {
-            auto const value =
-                at(ask_(std::string{"SELECT pg_catalog.current_setting('"} + s.name + "')").at(0), 0);
+            auto const value = at(
+                ask_(std::string{"SELECT pg_catalog.current_setting('"} + s.name + "')").at(0), 0);
             if (value != s.value) {
                 error(std::string{s.name} + " is " + value + " for " + role() + ": " + s.why,
                       "ALTER ROLE " + shown(self_.login) + " RESET " + s.name +
@@ -210,40 +218,45 @@ private:
         std::string values;
         for (auto const& n : needed) {
             values += std::string{values.empty() ? "(" : ", ("} + literal(n.table) + ", " +
-                      literal(n.privilege) + ", " + literal(n.columns) + ")";
+                      literal(n.privilege) + ", " + literal(n.columns) + ", " +
+                      (n.is_newer ? "true" : "false") + ")";
         }
         bool readable = true;
         std::string unusable; // of this table enough is said
-        for (auto const& line : ask_(
-                 "SELECT n.name, n.privilege, c.relkind, "
-                 "  (SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.ord) "
-                 "   FROM pg_catalog.unnest(pg_catalog.string_to_array(nullif(n.columns, ''), ',')) "
-                 "        WITH ORDINALITY AS w (name, ord) "
-                 "   WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a "
-                 "                     WHERE a.attrelid = c.oid AND a.attname = w.name "
-                 "                     AND NOT a.attisdropped)), "
-                 "  (SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.ord) "
-                 "   FROM pg_catalog.unnest(pg_catalog.string_to_array(nullif(n.columns, ''), ',')) "
-                 "        WITH ORDINALITY AS w (name, ord) "
-                 "   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = w.name "
-                 "   AND NOT a.attisdropped "
-                 "   WHERE NOT pg_catalog.has_column_privilege(c.oid, a.attnum, n.privilege)), "
-                 "  CASE WHEN n.columns <> '' THEN true "
-                 "       WHEN n.privilege = 'UPDATE' "
-                 "       THEN pg_catalog.has_any_column_privilege(c.oid, n.privilege) "
-                 "       ELSE pg_catalog.has_table_privilege(c.oid, n.privilege) END, "
-                 "  pg_catalog.row_security_active(c.oid) "
-                 "FROM (VALUES " +
-                 values +
-                 ") AS n (name, privilege, columns) LEFT JOIN pg_catalog.pg_class c "
-                 "ON c.relname = n.name AND c.relnamespace = " +
-                 home_oid(self_.home))) {
+        for (
+            auto const& line : ask_(
+                "SELECT n.name, n.privilege, c.relkind, "
+                "  (SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.ord) "
+                "   FROM pg_catalog.unnest(pg_catalog.string_to_array(nullif(n.columns, ''), ',')) "
+                "        WITH ORDINALITY AS w (name, ord) "
+                "   WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a "
+                "                     WHERE a.attrelid = c.oid AND a.attname = w.name "
+                "                     AND NOT a.attisdropped)), "
+                "  (SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.ord) "
+                "   FROM pg_catalog.unnest(pg_catalog.string_to_array(nullif(n.columns, ''), ',')) "
+                "        WITH ORDINALITY AS w (name, ord) "
+                "   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = w.name "
+                "   AND NOT a.attisdropped "
+                "   WHERE NOT pg_catalog.has_column_privilege(c.oid, a.attnum, n.privilege)), "
+                "  CASE WHEN n.columns <> '' THEN true "
+                "       WHEN n.privilege = 'UPDATE' "
+                "       THEN pg_catalog.has_any_column_privilege(c.oid, n.privilege) "
+                "       ELSE pg_catalog.has_table_privilege(c.oid, n.privilege) END, "
+                "  pg_catalog.row_security_active(c.oid), n.is_newer "
+                "FROM (VALUES " +
+                values +
+                ") AS n (name, privilege, columns, is_newer) LEFT JOIN pg_catalog.pg_class c "
+                "ON c.relname = n.name AND c.relnamespace = " +
+                home_oid(self_.home))) {
             auto const table = at(line, 0);
             if (table == unusable) {
                 continue;
             }
             bool const of_schema = table == "presenced_migrations" || table == "presence_clock";
             auto const kind = at(line, 2);
+            if (is_true(line, 7) && (kind.empty() || line.at(3))) {
+                continue; // its migration is not applied
+            }
             if (kind != "r" && kind != "p") {
                 unusable = table;
                 readable = readable && !of_schema;
@@ -289,24 +302,24 @@ private:
                 error("function " + our(f) + " is not there", "restore it from a backup");
             }
         }
-        for (auto const& line : ask_(
-                 "WITH RECURSIVE ours AS MATERIALIZED ("
-                 "  SELECT p.oid, p.proname::text AS name, p.prosecdef, "
-                 "         pg_catalog.pg_get_functiondef(p.oid) AS body "
-                 "  FROM pg_catalog.pg_proc p WHERE p.prokind = 'f' AND p.pronamespace = " +
-                 home_oid(self_.home) +
-                 "  AND pg_catalog.starts_with(p.proname::text, 'presence')), "
-                 "used AS ("
-                 "  SELECT o.* FROM ours o WHERE o.name IN (" +
-                 called +
-                 ") UNION "
-                 "  SELECT o.* FROM used u JOIN ours o "
-                 "  ON pg_catalog.strpos(u.body, o.name || '(') > 0 WHERE NOT u.prosecdef) "
-                 "SELECT pg_catalog.replace(u.oid::regprocedure::text, "
-                 "                          pg_catalog.quote_ident(" +
-                 literal(self_.home) +
-                 ") || '.', '') FROM used u "
-                 "WHERE NOT pg_catalog.has_function_privilege(u.oid, 'EXECUTE') ORDER BY 1")) {
+        for (auto const& line :
+             ask_("WITH RECURSIVE ours AS MATERIALIZED ("
+                  "  SELECT p.oid, p.proname::text AS name, p.prosecdef, "
+                  "         pg_catalog.pg_get_functiondef(p.oid) AS body "
+                  "  FROM pg_catalog.pg_proc p WHERE p.prokind = 'f' AND p.pronamespace = " +
+                  home_oid(self_.home) +
+                  "  AND pg_catalog.starts_with(p.proname::text, 'presence')), "
+                  "used AS ("
+                  "  SELECT o.* FROM ours o WHERE o.name IN (" +
+                  called +
+                  ") UNION "
+                  "  SELECT o.* FROM used u JOIN ours o "
+                  "  ON pg_catalog.strpos(u.body, o.name || '(') > 0 WHERE NOT u.prosecdef) "
+                  "SELECT pg_catalog.replace(u.oid::regprocedure::text, "
+                  "                          pg_catalog.quote_ident(" +
+                  literal(self_.home) +
+                  ") || '.', '') FROM used u "
+                  "WHERE NOT pg_catalog.has_function_privilege(u.oid, 'EXECUTE') ORDER BY 1")) {
             error(role() + " may not execute " + our(at(line, 0)),
                   "GRANT EXECUTE ON FUNCTION " + our(at(line, 0)) + " TO " + shown(self_.role));
         }
@@ -400,9 +413,9 @@ std::vector<sequence_state> sequences_behind(ask_function const& ask, std::strin
             continue;
         }
         auto const& sequence = at(known[0], 0);
-        auto const rows = ask("SELECT t.largest FROM " + sequence +
-                              " s, (SELECT max(id) AS largest FROM " + qualified +
-                              ") t WHERE t.largest >= s.last_value + s.is_called::integer");
+        auto const rows =
+            ask("SELECT t.largest FROM " + sequence + " s, (SELECT max(id) AS largest FROM " +
+                qualified + ") t WHERE t.largest >= s.last_value + s.is_called::integer");
         if (!rows.empty()) {
             behind.push_back({table, sequence, is_true(known[0], 2), at(rows[0], 0)});
         }

@@ -32,7 +32,7 @@ struct judgement {
     std::vector<problem> problems; // errors first
     std::vector<applied_migration> applied;
     std::optional<std::chrono::milliseconds> stale_after; // as recorded
-    std::vector<std::string> mended; // sequences that the judgement put right
+    std::vector<std::string> mended;                      // sequences that the judgement put right
 
     bool has_errors() const;
     // The errors in one line, with their cures; empty when there is none.

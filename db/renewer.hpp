@@ -9,8 +9,8 @@
 
 #include <condition_variable>
 #include <mutex>
-#include <set>
 #include <string>
+#include <set>
 #include <thread>
 #include <vector>
 

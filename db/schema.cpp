@@ -65,7 +65,7 @@ std::vector<applied_migration> read_applied(pqxx::work& tx) {
     }
     std::vector<applied_migration> applied;
     for (auto const& line : tx.exec("SELECT number, name, oldest_binary FROM presenced_migrations "
-                                   "ORDER BY number")) {
+                                    "ORDER BY number")) {
         applied.push_back({line[0].as<int>(), line[1].c_str(), line[2].c_str()});
     }
     return applied;

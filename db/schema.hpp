@@ -50,8 +50,8 @@ public:
 };
 
 struct migrate_report {
-    std::vector<std::string> applied; // names, empty when there was nothing to do
-    std::vector<std::string> mended;  // sequences that were behind the rows of their tables
+    std::vector<std::string> applied;  // names, empty when there was nothing to do
+    std::vector<std::string> mended;   // sequences that were behind the rows of their tables
     std::vector<std::string> warnings; // what this role would meet, in one line each
     std::chrono::milliseconds stale_after;
 };

@@ -139,7 +139,8 @@ bool session::is_dead() const {
 void session::configure(session_wishes const& wishes) {
     {
         pqxx::nontransaction tx{link};
-        auto const before = tx.exec("SELECT coalesce(current_setting('presenced.session', true), '')");
+        auto const before =
+            tx.exec("SELECT coalesce(current_setting('presenced.session', true), '')");
         if (before[0][0].size() > 0) {
             throw std::runtime_error{wrong_pooling};
         }

@@ -23,7 +23,7 @@ std::string with_defaults(std::string const& conninfo, std::vector<std::string>&
 // What a session found out about itself when it was opened.
 struct session_identity {
     std::string pid;
-    std::string started; // microseconds since 1970; empty when the role may not see it
+    std::string started;            // microseconds since 1970; empty when the role may not see it
     std::int64_t database_time = 0; // microseconds since 1970 ...
     std::chrono::steady_clock::time_point asked_at{}; // ... asked for at this moment
     bool read_only = false;
@@ -31,8 +31,8 @@ struct session_identity {
     std::string home;              // the schema of presenced_migrations; empty: there is none
     std::vector<std::string> path; // the operator's search_path: schemas that exist, in order
     std::string search_path;       // ... as the operator wrote it
-    std::string role;  // in force: another than `login` after ALTER ROLE ... SET role
-    std::string login; // the role that logged in
+    std::string role;              // in force: another than `login` after ALTER ROLE ... SET role
+    std::string login;             // the role that logged in
 };
 
 // A connection, what it said of its errors, and a socket of its own for a watchdog: libpq may close
@@ -72,7 +72,7 @@ private:
     void find_home();
     void identify();
 
-    std::string mark_; // a setting of ours that no other session has
+    std::string mark_;                    // a setting of ours that no other session has
     std::vector<session_setting> pinned_; // as the server shows them
 };
 

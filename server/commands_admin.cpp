@@ -128,8 +128,8 @@ json_value to_json(db::token_row const& t) {
 }
 
 json_value to_json(db::session_row const& s) {
-    return {{"agent_id", s.agent},     {"session_id", or_null(s.session_id)},
-            {"node", s.node},          {"boot_id", or_null(s.boot_id)},
+    return {{"agent_id", s.agent},      {"session_id", or_null(s.session_id)},
+            {"node", s.node},           {"boot_id", or_null(s.boot_id)},
             {"age_ms", or_null(s.age)}, {"last_seen_ms", or_null(s.last_seen)}};
 }
 
@@ -297,9 +297,10 @@ int doctor_command(config_source const& source, bool json) {
     if (json) {
         auto list = json_value::array();
         for (auto const& p : problems) {
-            list.push_back({{"weight", p.how_bad == db::problem::weight::error ? "error" : "warning"},
-                            {"problem", p.what},
-                            {"cure", or_null(p.cure)}});
+            list.push_back(
+                {{"weight", p.how_bad == db::problem::weight::error ? "error" : "warning"},
+                 {"problem", p.what},
+                 {"cure", or_null(p.cure)}});
         }
         print({{"presence_would_be_true", is_true}, {"problems", list}});
         return is_true ? 0 : 1;

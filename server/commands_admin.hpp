@@ -1,5 +1,5 @@
-// The commands that work on the database: migrate, doctor, agent, token, status. Data goes to stdout,
-// hints to stderr. Each returns its exit code; bad_setting, db::schema_error and
+// The commands that work on the database: migrate, doctor, agent, token, status. Data goes to
+// stdout, hints to stderr. Each returns its exit code; bad_setting, db::schema_error and
 // db::unreachable_error come out as exceptions.
 #pragma once
 

@@ -24,8 +24,8 @@ LIBRARIES = {
     "nlohmann_json": (r"nlohmann/", r"^(protocol/codec\.cpp|server/(commands\w*|log)\.cpp|tests/|bench/)"),
     # Three headers of db/ show libpqxx or libpq, and are for its .cpp files alone.
     "libpqxx": (r"(pqxx/|libpq-fe\.h)",
-                r"^(db/\w+\.cpp|db/(pqxx_port|command_session|dialer)\.hpp|tests/|bench/)"),
-    "a header with libpqxx": (r"db/(pqxx_port|command_session|dialer)\.hpp", r"^(db/\w+\.cpp|tests/)"),
+                r"^(db/\w+\.cpp|db/(pqxx_port|command_session|dialer|session|error_fields)\.hpp|tests/|bench/)"),
+    "a header with libpqxx": (r"db/(pqxx_port|command_session|dialer|session|error_fields)\.hpp", r"^(db/\w+\.cpp|db/(command_session|session)\.hpp|tests/)"),
     "Asio": (r"boost/asio", r"^(server/|tests/|bench/)"),
     "Beast": (r"boost/beast",
               r"^(server/(asio_impl|websocket|http_session|cable_client|commands_health)\.cpp|"

@@ -144,8 +144,9 @@ TEST_CASE("doctor names row level security on each table that a node reads or wr
     for (std::string const table : {"access_tokens", "agents", "agent_subscriptions", "nodes",
                                     "routing_transitions", "presence_clock"}) {
         check_cured(w, "ALTER TABLE " + table + " ENABLE ROW LEVEL SECURITY",
-                    "row level security on public." + table + " hides rows from role "
-                                                              "presenced_server");
+                    "row level security on public." + table +
+                        " hides rows from role "
+                        "presenced_server");
     }
 }
 
@@ -197,8 +198,7 @@ TEST_CASE("doctor names a sequence behind its rows, whether it may read the sequ
 
 TEST_CASE("doctor names a role that can neither see nor end its sessions", "[db][doctor]") {
     sound_world w;
-    check_cured(w,
-                "REVOKE EXECUTE ON FUNCTION pg_terminate_backend(integer, bigint) FROM PUBLIC",
+    check_cured(w, "REVOKE EXECUTE ON FUNCTION pg_terminate_backend(integer, bigint) FROM PUBLIC",
                 "role presenced_server may not end its own sessions");
     check_cured(w, "REVOKE SELECT ON pg_stat_activity FROM PUBLIC",
                 "role presenced_server cannot see its own sessions");
@@ -245,8 +245,7 @@ TEST_CASE("doctor and a node name a pooler in the wrong mode, and take one in se
         REQUIRE(pooler.answers(w.conninfo));
         CHECK(has(told(pooler.in_front_of(w.conninfo)), "pool_mode = session"));
         node a{pooler.in_front_of(w.conninfo)};
-        CHECK(eventually(
-            [&] { return has(a.store->health().problem, "pool_mode = session"); }));
+        CHECK(eventually([&] { return has(a.store->health().problem, "pool_mode = session"); }));
     }
     pgbouncer pooler{port, "session"};
     REQUIRE(pooler.answers(w.conninfo));

@@ -39,9 +39,8 @@ TEST_CASE("a log whose sequence is behind its rows rejects nobody, and migrate p
     node a{w.conninfo, "a", quick_sweeps()};
     REQUIRE(a.is_up());
     auto const key = a.acquire(3, a.token());
-    REQUIRE(eventually([&] {
-        return a.failures.of("transition") > 2 || !a.box.outcomes(key).empty();
-    }));
+    REQUIRE(eventually(
+        [&] { return a.failures.of("transition") > 2 || !a.box.outcomes(key).empty(); }));
     db::migrate(w.conninfo, std::nullopt);
     CHECK(a.got(key, lease_outcome::acquired, 20s));
     CHECK(eventually([&] { return w.flag(3); }));
@@ -84,9 +83,8 @@ TEST_CASE("row level security makes no token unknown and ends no session: the no
     a.store->check({{id}, &a.box});
     REQUIRE(is_unfit(a, "row level security on public.access_tokens"));
     CHECK(has(a.store->health().unfit, "DISABLE ROW LEVEL SECURITY"));
-    REQUIRE(eventually([&] {
-        return a.failures.of("authenticate") + a.failures.of("check_tokens") > 0;
-    }));
+    REQUIRE(eventually(
+        [&] { return a.failures.of("authenticate") + a.failures.of("check_tokens") > 0; }));
     CHECK_FALSE(a.box.tokens().contains(key));
     CHECK(a.box.ended().empty());
     w.sql.query("ALTER TABLE access_tokens DISABLE ROW LEVEL SECURITY");

@@ -106,9 +106,10 @@ TEST_CASE("a node without a right it needs is not ready and names the GRANT, in 
         auto const agent = w.add_agent();
         auto const c = w.subscriber(*n, agent);
         w.sql().query("REVOKE UPDATE ON agents FROM serving");
-        REQUIRE(eventually(
-            [&] { return says(*n, "GRANT UPDATE (routing_active, routing_changed_at) ON "
-                                  "public.agents TO serving"); }));
+        REQUIRE(eventually([&] {
+            return says(*n, "GRANT UPDATE (routing_active, routing_changed_at) ON "
+                            "public.agents TO serving");
+        }));
         CHECK(n->metric("presenced_database_up") == 0);
         CHECK(n->metric("presenced_ready") == 0);
         auto const doctor = w.presenced({"doctor"}, {{"DATABASE_URL", conninfo}});
@@ -134,7 +135,8 @@ TEST_CASE("status reads sessions and dates that presenced never writes") {
     auto const agent = w.add_agent();
     w.sql().query("INSERT INTO agent_subscriptions (agent_id, token, session_id, created_at) "
                   "VALUES (" +
-                  std::to_string(agent) + ", 'x', '\u65e5', '-infinity');"
+                  std::to_string(agent) +
+                  ", 'x', '\u65e5', '-infinity');"
                   "UPDATE agents SET created_at = '-infinity', routing_changed_at = 'infinity';"
                   "INSERT INTO nodes (node, boot_id, started_at) VALUES ('n', 'b', '-infinity')");
     auto const status = w.presenced({"status", "--json"}, {{"PGCLIENTENCODING", "LATIN1"}});

@@ -12,12 +12,14 @@ TEST_CASE("an error code of five characters counts before its class") {
     CHECK_FALSE(meaning_of("40001").may_have_committed);
 }
 
-TEST_CASE("a connection that broke without a word speaks against everybody and may have committed") {
+TEST_CASE(
+    "a connection that broke without a word speaks against everybody and may have committed") {
     CHECK(meaning_of("").whom == blame::everybody);
     CHECK(meaning_of("").may_have_committed);
 }
 
-TEST_CASE("rights, stale plans, limits and internal errors are doubtful, other errors the request's") {
+TEST_CASE(
+    "rights, stale plans, limits and internal errors are doubtful, other errors the request's") {
     for (auto const* state : {"42501", "0A000", "54001", "XX001"}) {
         CHECK(meaning_of(state).whom == blame::doubtful);
     }
