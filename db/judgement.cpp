@@ -424,6 +424,18 @@ std::vector<sequence_state> sequences_behind(ask_function const& ask, std::strin
 }
 
 void judge_of::sequences(bool mend) {
+    // A later migration's, which may do what this role may not.
+    auto const qualified = name(self_.home) + ".presenced_mend_sequences(text)";
+    if (mend && is_true(ask_("SELECT coalesce(pg_catalog.has_function_privilege("
+                             "pg_catalog.to_regprocedure(" +
+                             literal(qualified) + "), 'EXECUTE'), false)")
+                            .at(0),
+                        0)) {
+        for (auto const& line : ask_("SELECT pg_catalog.unnest(" + name(self_.home) +
+                                     ".presenced_mend_sequences(NULL))")) {
+            found_.mended.push_back("of " + our(at(line, 0)));
+        }
+    }
     for (auto const& s : sequences_behind(ask_, self_.home)) {
         if (mend && s.may_set) {
             ask_("SELECT pg_catalog.setval(" + literal(s.sequence) + ", " + s.largest + ")");

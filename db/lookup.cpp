@@ -104,9 +104,8 @@ bool lookup::step() {
     std::optional<check_request> one;
     {
         std::unique_lock lock{mutex_};
-        changed_.wait_for(lock, idle_limit, [this] {
-            return stopping_ || !waiting_.empty() || !checks_.empty();
-        });
+        changed_.wait_for(lock, idle_limit,
+                          [this] { return stopping_ || !waiting_.empty() || !checks_.empty(); });
         if (stopping_) {
             return false;
         }

@@ -9,8 +9,8 @@
 
 #include <condition_variable>
 #include <mutex>
-#include <string>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 

@@ -21,8 +21,8 @@ public:
     void push(release_request const& request);
     std::optional<operation> abandon(lease_token const& token);
 
-    // Waits for work of a lane, up to `limit` operations. Adds it to `batch`: none once stopped, and
-    // none when there was none for a second.
+    // Waits for work of a lane, up to `limit` operations. Adds it to `batch`: none once stopped,
+    // and none when there was none for a second.
     void take(unsigned lane, std::size_t limit, operations& batch);
     // The same of the busy lane.
     void take_busy(std::size_t limit, operations& batch);
