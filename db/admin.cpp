@@ -1,5 +1,6 @@
 #include "db/admin.hpp"
 
+#include "base/text.hpp"
 #include "db/command_session.hpp"
 
 #include <map>
@@ -105,16 +106,6 @@ std::optional<std::chrono::milliseconds> to_age(pqxx::field const& field) {
     return std::chrono::milliseconds{field.as<std::int64_t>()};
 }
 
-std::string hex(token_digest const& digest) {
-    constexpr auto digits = "0123456789abcdef";
-    std::string text;
-    for (auto const byte : digest) {
-        text += digits[byte >> 4];
-        text += digits[byte & 15];
-    }
-    return text;
-}
-
 } // namespace
 
 struct admin::session : command_session {
@@ -150,8 +141,8 @@ token_row admin::issue_token(owner_id owner, std::string const& label, token_dig
         auto const r =
             tx.exec("INSERT INTO access_tokens AS t (token_sha256, owner_id, label, expires_at) "
                     "VALUES (decode('" +
-                    hex(digest) + "', 'hex'), " + std::to_string(owner) + ", " + tx.quote(label) +
-                    ", " + expires + ") RETURNING " + token_columns());
+                    base::hex(digest) + "', 'hex'), " + std::to_string(owner) + ", " +
+                    tx.quote(label) + ", " + expires + ") RETURNING " + token_columns());
         return to_token(r[0]);
     });
 }

@@ -1,5 +1,7 @@
 #include "db/conninfo.hpp"
 
+#include "base/text.hpp"
+
 #include <libpq-fe.h>
 
 #include <algorithm>
@@ -106,15 +108,8 @@ std::string_view take_item(std::string_view& list) {
     return item;
 }
 
-std::string_view trimmed(std::string_view text) {
-    constexpr std::string_view space = " \t\n\r\f\v"; // libpq forgives it around a number
-    auto const first = text.find_first_not_of(space);
-    return first == text.npos ? std::string_view{}
-                              : text.substr(first, text.find_last_not_of(space) - first + 1);
-}
-
 std::optional<int> whole_number(std::string_view text) {
-    text = trimmed(text);
+    text = base::trim(text);
     if (text.starts_with('+')) {
         text.remove_prefix(1);
     }
@@ -126,7 +121,7 @@ std::optional<int> whole_number(std::string_view text) {
 
 bool is_one_of(std::string_view values, std::string_view text) {
     while (!values.empty()) {
-        if (trimmed(take_item(values)) == text) {
+        if (base::trim(take_item(values)) == text) {
             return true;
         }
     }
@@ -146,7 +141,7 @@ std::optional<std::string> mistake(checked_parameter const& p, std::string_view 
 // Ports may be several, one a host; an empty one means the default.
 std::optional<std::string> port_mistake(std::string_view ports, bool is_secret) {
     while (!ports.empty()) {
-        auto const port = trimmed(take_item(ports));
+        auto const port = base::trim(take_item(ports));
         auto const n = whole_number(port);
         if (port.empty() || (n && *n >= 1 && *n <= 65'535)) {
             continue;

@@ -1,5 +1,6 @@
 #include "db/lookup.hpp"
 
+#include "base/text.hpp"
 #include "db/arrays.hpp"
 #include "db/thread.hpp"
 
@@ -18,16 +19,6 @@ constexpr std::size_t waiting_limit = 65'536;
 constexpr milliseconds lock_timeout{1'000};
 constexpr milliseconds pause_after_failure{50};
 constexpr milliseconds idle_limit{1'000}; // then it sees whether its session lives
-
-std::string hex(token_digest const& digest) {
-    constexpr std::string_view digits = "0123456789abcdef";
-    std::string text = "\\x";
-    for (auto const byte : digest) {
-        text += digits[byte >> 4U];
-        text += digits[byte & 15U];
-    }
-    return text;
-}
 
 bool is_true(std::optional<std::string> const& field) {
     return field == "t";
@@ -140,7 +131,7 @@ void lookup::authenticate(std::vector<authenticate_request> const& batch) {
     watcher_.batch("lookup", batch.size());
     array_literal digests;
     for (auto const& request : batch) {
-        digests.add(hex(request.digest));
+        digests.add("\\x" + base::hex(request.digest));
     }
     auto const found = link_.call(statements::authenticate, {digests.take()});
     std::vector<token_answer> results;

@@ -1,20 +1,17 @@
 #include "presence/settings.hpp"
 
+#include "base/time.hpp"
+
 namespace presenced::presence {
 
 namespace {
 
 using std::chrono::milliseconds;
 
-std::string show(milliseconds d) {
-    auto const n = d.count();
-    return n % 1000 == 0 ? std::to_string(n / 1000) + "s" : std::to_string(n) + "ms";
-}
-
 std::string sentence(std::string const& left, milliseconds value, char const* relation,
                      std::string const& right, milliseconds limit, char const* promise) {
-    return left + " = " + show(value) + " must be " + relation + " " + right + " = " + show(limit) +
-           ": " + promise;
+    return left + " = " + base::show_duration(value) + " must be " + relation + " " + right +
+           " = " + base::show_duration(limit) + ": " + promise;
 }
 
 } // namespace
@@ -32,13 +29,14 @@ std::vector<std::string> broken_relations(settings const& s) {
           std::pair{"PRESENCED_STALE_AFTER", s.stale_after}, std::pair{"PRESENCED_SWEEP", s.sweep},
           std::pair{"PRESENCED_PING", s.ping}, std::pair{"PRESENCED_PEER_TIMEOUT", s.peer_timeout},
           std::pair{"PRESENCED_UNREACHABLE_LIMIT", s.unreachable_limit}}) {
-        require(value > zero, std::string{name} + " = " + show(value) + " must be longer than 0s");
+        require(value > zero,
+                std::string{name} + " = " + base::show_duration(value) + " must be longer than 0s");
     }
     require(s.disconnect_grace >= zero, "PRESENCED_DISCONNECT_GRACE must not be negative");
 
     // How much later than it could a renewal leaves.
     auto const late = s.longest_step() + s.gathering();
-    auto const and_late = " + " + show(late) + " of waiting for others";
+    auto const and_late = " + " + base::show_duration(late) + " of waiting for others";
 
     // A renewal may be skipped once for want of evidence and find the database just gone; the
     // outage is too short for an amnesty, and the way back takes a full backoff.

@@ -1,6 +1,6 @@
 #include "protocol/credentials.hpp"
 
-#include "protocol/white_space.hpp"
+#include "base/text.hpp"
 
 #include <algorithm>
 
@@ -64,11 +64,11 @@ std::string query_token(std::string_view target) {
 
 std::string_view bearer_token(std::string_view authorization) noexcept {
     static constexpr std::string_view scheme = "bearer"; // any case (RFC 7235 section 2.1)
-    std::string_view const value = trim(authorization);
+    std::string_view const value = base::trim(authorization, base::blanks);
     bool const is_bearer = value.size() > scheme.size() && value[scheme.size()] == ' ' &&
                            std::equal(scheme.begin(), scheme.end(), value.begin(),
                                       [](char want, char c) { return (c | 0x20) == want; });
-    return is_bearer ? trim(value.substr(scheme.size())) : std::string_view();
+    return is_bearer ? base::trim(value.substr(scheme.size()), base::blanks) : std::string_view();
 }
 
 } // namespace

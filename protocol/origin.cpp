@@ -1,6 +1,6 @@
 #include "protocol/origin.hpp"
 
-#include "protocol/white_space.hpp"
+#include "base/text.hpp"
 
 #include <algorithm>
 #include <charconv>
@@ -9,24 +9,15 @@
 namespace presenced::protocol {
 namespace {
 
-char lower(char c) noexcept {
-    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-}
-
-bool equal_names(std::string_view a, std::string_view b) noexcept {
-    return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                      [](char x, char y) { return lower(x) == lower(y); });
-}
-
 bool is_name_char(char c) noexcept {
-    char const l = lower(c);
-    return (l >= 'a' && l <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' ||
-           c == '~' || c == '%'; // RFC 3986 section 3.2.2, less what no host name has
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '.' || c == '_' || c == '~' ||
+           c == '%'; // RFC 3986 section 3.2.2, less what no host name has
 }
 
 bool is_address_char(char c) noexcept {
-    char const l = lower(c);
-    return (l >= 'a' && l <= 'f') || (c >= '0' && c <= '9') || c == ':' || c == '.';
+    return (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F') || (c >= '0' && c <= '9') || c == ':' ||
+           c == '.';
 }
 
 constexpr std::uint16_t default_port = 0; // stands for 80, 443 and none
@@ -37,7 +28,7 @@ struct authority {
 };
 
 bool same(authority const& a, authority const& b) noexcept {
-    return a.port == b.port && equal_names(a.host, b.host);
+    return a.port == b.port && base::equal_ignoring_case(a.host, b.host);
 }
 
 std::optional<std::uint16_t> parse_port(std::string_view text) noexcept {
@@ -125,7 +116,7 @@ bool matches(std::string_view entry, authority const& origin) noexcept {
     std::string_view const below = wanted->listed.host;
     return wanted->listed.port == origin.port && origin.host.size() > below.size() + 1 &&
            origin.host[origin.host.size() - below.size() - 1] == '.' &&
-           equal_names(origin.host.substr(origin.host.size() - below.size()), below);
+           base::equal_ignoring_case(origin.host.substr(origin.host.size() - below.size()), below);
 }
 
 } // namespace
@@ -135,7 +126,7 @@ bool is_origin_allowed(std::optional<std::string_view> origin, std::string_view 
     if (!origin) {
         return true;
     }
-    std::string_view const sent = trim(*origin);
+    std::string_view const sent = base::trim(*origin, base::blanks);
     if (sent == "null") {
         return std::find(allowed.begin(), allowed.end(), "null") != allowed.end();
     }
@@ -143,7 +134,8 @@ bool is_origin_allowed(std::optional<std::string_view> origin, std::string_view 
     if (!page) {
         return false;
     }
-    if (auto const requested = parse_authority(trim(host)); requested && same(*page, *requested)) {
+    auto const requested = parse_authority(base::trim(host, base::blanks));
+    if (requested && same(*page, *requested)) {
         return true;
     }
     return std::any_of(allowed.begin(), allowed.end(),

@@ -1,5 +1,7 @@
 #include "server/commands_admin.hpp"
 
+#include "base/text.hpp"
+#include "base/time.hpp"
 #include "db/admin.hpp"
 #include "db/doctor.hpp"
 
@@ -11,6 +13,7 @@
 #include <array>
 #include <iostream>
 #include <map>
+#include <sstream>
 #include <stdexcept>
 #include <string_view>
 #include <vector>
@@ -26,58 +29,24 @@ constexpr std::size_t token_bytes = 32;
 
 // ---- Text for a person -----------------------------------------------------------------------
 
-bool continues_character(char c) {
-    return (static_cast<unsigned char>(c) & 0xc0U) == 0x80U;
-}
-
-// Names and session ids come from others: no control characters reach the terminal.
-std::string printable(std::string_view text, std::size_t width) {
-    std::string shown;
-    std::size_t characters = 0;
-    for (auto const c : text) {
-        if (!continues_character(c) && ++characters > width) {
-            return shown + "...";
-        }
-        auto const byte = static_cast<unsigned char>(c);
-        shown += byte < 0x20 || byte == 0x7f ? '?' : c;
-    }
+// A cell of a table: what others supplied, fit for a terminal.
+std::string cell(std::string_view text, std::size_t width) {
+    auto const shown = base::printable(base::shortened(text, width));
     return shown.empty() ? "-" : shown;
 }
 
-std::string show_age(milliseconds age) {
-    using namespace std::chrono_literals;
-    auto const two = [age](milliseconds big, char const* name, milliseconds small,
-                           char const* rest) {
-        return std::to_string(age / big) + name + " " + std::to_string(age % big / small) + rest;
-    };
-    if (age >= 24h) {
-        return two(24h, "d", 1h, "h");
-    }
-    if (age >= 1h) {
-        return two(1h, "h", 1min, "m");
-    }
-    if (age >= 1min) {
-        return two(1min, "m", 1s, "s");
-    }
-    return std::to_string(age / 1s) + "." + std::to_string(age % 1s / 100ms) + "s";
-}
-
 std::string show_age(std::optional<milliseconds> const& age, char const* suffix) {
-    return age ? show_age(*age) + suffix : "-";
+    return age ? base::show_age(*age) + suffix : "-";
 }
 
 using text_row = std::vector<std::string>;
 
 // Columns as wide as their widest entry, two spaces between.
 void print_table(std::vector<text_row> const& rows) {
-    auto const width_of = [](std::string const& text) {
-        return text.size() - static_cast<std::size_t>(
-                                 std::count_if(text.begin(), text.end(), continues_character));
-    };
     std::vector<std::size_t> widths(rows.front().size());
     for (auto const& row : rows) {
         for (std::size_t i = 0; i < row.size(); ++i) {
-            widths[i] = std::max(widths[i], width_of(row[i]));
+            widths[i] = std::max(widths[i], base::character_count(row[i]));
         }
     }
     for (auto const& row : rows) {
@@ -85,7 +54,7 @@ void print_table(std::vector<text_row> const& rows) {
         for (std::size_t i = 0; i < row.size(); ++i) {
             line += " " + row[i];
             if (i + 1 < row.size()) {
-                line.append(widths[i] - width_of(row[i]) + 1, ' ');
+                line.append(widths[i] - base::character_count(row[i]) + 1, ' ');
             }
         }
         std::cout << line << '\n';
@@ -103,8 +72,11 @@ json_value or_null(std::optional<milliseconds> const& age) {
 }
 
 void print(json_value const& value) {
-    // A database in SQL_ASCII may hold what is not UTF-8.
-    std::cout << value.dump(2, ' ', false, json_value::error_handler_t::replace) << '\n';
+    // A database in SQL_ASCII may hold what is not UTF-8. The escapes of cell() are JSON's.
+    std::istringstream text{value.dump(2, ' ', false, json_value::error_handler_t::replace)};
+    for (std::string line; std::getline(text, line);) {
+        std::cout << base::printable(line) << '\n';
+    }
 }
 
 json_value to_json(db::agent_row const& a) {
@@ -193,7 +165,7 @@ void print_nodes(std::vector<db::node_row> const& nodes) {
         if (n.gone && ++gone[n.node] > gone_boots_shown && n.sessions == 0) {
             continue;
         }
-        rows.push_back({printable(n.node, 40), printable(n.boot_id, 16), n.version,
+        rows.push_back({cell(n.node, 40), cell(n.boot_id, 16), n.version,
                         n.gone ? "gone" : show_age(n.up, ""), show_age(n.since_tick, " ago"),
                         n.shares_name ? "?" : std::to_string(n.sessions)});
     }
@@ -210,7 +182,7 @@ void warn_of_shared_names(std::vector<db::node_row> const& nodes) {
     }
     for (auto const& [name, count] : processes) {
         if (count > 0) {
-            std::cout << "\nWarning: " << count << " processes run as node " << printable(name, 40)
+            std::cout << "\nWarning: " << count << " processes run as node " << cell(name, 40)
                       << ", and nobody can tell whose sessions are whose.\n"
                          "Give each of them a PRESENCED_NODE of its own.\n";
         }
@@ -230,9 +202,9 @@ void print_status(db::status_report const& report) {
         std::vector<text_row> rows{{"ID", "NAME", "OWNER", "ROUTING", "SINCE", "SESSIONS"}};
         for (auto const& a : report.agents) {
             std::string const flag = a.routing_active ? "on" : "off";
-            rows.push_back({std::to_string(a.id), printable(a.name, 32), std::to_string(a.owner),
+            rows.push_back({std::to_string(a.id), cell(a.name, 32), std::to_string(a.owner),
                             report.presence_known ? flag : "unknown (" + flag + ")",
-                            printable(a.routing_changed_at, 32), std::to_string(a.sessions)});
+                            cell(a.routing_changed_at, 32), std::to_string(a.sessions)});
         }
         print_table(rows);
     }
@@ -240,8 +212,8 @@ void print_status(db::status_report const& report) {
         std::cout << "\nSessions\n";
         std::vector<text_row> rows{{"AGENT", "SESSION", "NODE", "BOOT", "SUBSCRIBED", "LAST SEEN"}};
         for (auto const& s : report.sessions) {
-            rows.push_back({std::to_string(s.agent), printable(s.session_id, 40),
-                            printable(s.node, 40), printable(s.boot_id, 16),
+            rows.push_back({std::to_string(s.agent), cell(s.session_id, 40),
+                            cell(s.node, 40), cell(s.boot_id, 16),
                             show_age(s.age, " ago"), show_age(s.last_seen, " ago")});
         }
         print_table(rows);
@@ -343,8 +315,8 @@ int agent_list_command(config_source const& source, bool json) {
     std::vector<text_row> rows{
         {"ID", "NAME", "OWNER", "ROUTING", "CHANGED", "SESSIONS", "CREATED"}};
     for (auto const& a : agents) {
-        rows.push_back({std::to_string(a.id), printable(a.name, 32), std::to_string(a.owner),
-                        a.routing_active ? "on" : "off", printable(a.routing_changed_at, 32),
+        rows.push_back({std::to_string(a.id), cell(a.name, 32), std::to_string(a.owner),
+                        a.routing_active ? "on" : "off", cell(a.routing_changed_at, 32),
                         std::to_string(a.sessions), a.created_at});
     }
     print_table(rows);
@@ -383,9 +355,8 @@ int token_list_command(config_source const& source, bool json) {
     }
     std::vector<text_row> rows{{"ID", "OWNER", "LABEL", "STATE", "CREATED", "EXPIRES", "REVOKED"}};
     for (auto const& t : tokens) {
-        rows.push_back({std::to_string(t.id), std::to_string(t.owner), printable(t.label, 40),
-                        t.state, t.created_at, printable(t.expires_at, 32),
-                        printable(t.revoked_at, 32)});
+        rows.push_back({std::to_string(t.id), std::to_string(t.owner), cell(t.label, 40), t.state,
+                        t.created_at, cell(t.expires_at, 32), cell(t.revoked_at, 32)});
     }
     print_table(rows);
     return 0;

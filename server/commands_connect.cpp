@@ -1,5 +1,6 @@
 #include "server/commands_connect.hpp"
 
+#include "base/text.hpp"
 #include "protocol/codec.hpp"
 #include "server/cable_client.hpp"
 #include "server/url.hpp"
@@ -43,14 +44,6 @@ void say(std::string_view line) {
 }
 void complain(std::string_view line) {
     std::cerr << "presenced: " << line << std::endl;
-}
-
-// What the server sent, fit for a terminal.
-std::string printable(std::string text) {
-    std::replace_if(
-        text.begin(), text.end(),
-        [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-    return text;
 }
 
 class session final : public cable_client_handler {
@@ -143,11 +136,11 @@ private:
                               [this](protocol::reject_message const& m) { rejected(m); },
                               [this](protocol::stream_message const& m) {
                                   tell("message  agent=" + agent_of(m.identifier) + "  " +
-                                       printable(m.json));
+                                       base::printable(m.json));
                               },
                               [this](protocol::disconnect_message const& m) {
                                   told_to_go_ = m;
-                                  tell("disconnect  reason=" + printable(m.reason) +
+                                  tell("disconnect  reason=" + base::printable(m.reason) +
                                        " reconnect=" + (m.reconnect ? "true" : "false"));
                               }},
                    message);
@@ -199,14 +192,14 @@ private:
                          ? "PRESENCED_TOKEN is unknown, expired or revoked: `presenced token list` "
                            "shows which there are, `presenced token issue --owner N` makes one"
                          : "the server does not want this client back: " +
-                               printable(told_to_go_->reason));
+                               base::printable(told_to_go_->reason));
             finish(1);
         } else if (!was_connected_) {
             complain("cannot connect to " + where_.show() + ": " + error.message() +
                      "; is the server running there? (`presenced health`)");
             finish(1);
         } else if (told_to_go_) {
-            lost("the server closed the connection (" + printable(told_to_go_->reason) + ")");
+            lost("the server closed the connection (" + base::printable(told_to_go_->reason) + ")");
         } else if (error) {
             lost("the connection was lost (" + error.message() + ")");
         } else {
@@ -254,7 +247,7 @@ private:
 
     std::string agent_of(std::string const& identifier) const {
         auto const it = agents_.find(identifier);
-        return it != agents_.end() ? std::to_string(it->second) : printable(identifier);
+        return it != agents_.end() ? std::to_string(it->second) : base::printable(identifier);
     }
 
     void tell(std::string const& line) {

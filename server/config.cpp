@@ -1,5 +1,6 @@
 #include "server/config.hpp"
 
+#include "base/text.hpp"
 #include "db/conninfo.hpp"
 #include "protocol/origin.hpp"
 
@@ -30,21 +31,12 @@ constexpr milliseconds longest = std::chrono::hours{24 * 3650};
     throw std::invalid_argument{text};
 }
 
-std::string_view trimmed(std::string_view text) {
-    constexpr auto space = " \t\r\n";
-    auto const first = text.find_first_not_of(space);
-    if (first == text.npos) {
-        return {};
-    }
-    return text.substr(first, text.find_last_not_of(space) - first + 1);
-}
-
 // Items of a comma-separated list; empty items are left out.
 std::vector<std::string> split(std::string_view text) {
     std::vector<std::string> items;
     while (!text.empty()) {
         auto const comma = text.find(',');
-        if (auto const item = trimmed(text.substr(0, comma)); !item.empty()) {
+        if (auto const item = base::trim(text.substr(0, comma)); !item.empty()) {
             items.emplace_back(item);
         }
         text.remove_prefix(comma == text.npos ? text.size() : comma + 1);
@@ -138,20 +130,6 @@ milliseconds parse_duration(std::string_view text) {
         allow("at most " + show_duration(longest));
     }
     return d;
-}
-
-std::string show_duration(milliseconds d) {
-    struct unit {
-        milliseconds length;
-        char const* name;
-    };
-    for (auto const& u : {unit{24h, "d"}, unit{1h, "h"}, unit{1min, "m"}, unit{1s, "s"}}) {
-        // 120s stays 120s, to be compared with other seconds.
-        if (d.count() != 0 && d % u.length == 0ms && (u.length != 1min || d >= 10min)) {
-            return std::to_string(d / u.length) + u.name;
-        }
-    }
-    return d.count() == 0 ? "0s" : std::to_string(d.count()) + "ms";
 }
 
 std::vector<endpoint> parse_endpoints(std::string_view text) {
@@ -476,7 +454,7 @@ std::string parse_conninfo(config_source const& source) {
             throw bad_setting{file->name + " is '" + file->text +
                               "'; allowed: a file that can be read and holds a connection string"};
         }
-        std::string const conninfo{trimmed(*content)};
+        std::string const conninfo{base::trim(*content)};
         if (conninfo.empty()) {
             throw bad_setting{file->name + " is '" + file->text +
                               "', which is empty; allowed: a file that holds a connection string"};

@@ -1,6 +1,7 @@
 // The settings of the server, from flags and environment. docs/operations.md lists them.
 #pragma once
 
+#include "base/time.hpp"
 #include "presence/settings.hpp"
 
 #include <array>
@@ -16,6 +17,9 @@
 #include <vector>
 
 namespace presenced::server {
+
+// As a setting takes it, and as messages show it.
+using base::show_duration;
 
 // Where to listen, or where to connect to.
 struct endpoint {
@@ -130,7 +134,5 @@ std::vector<std::string> unknown_variables(config_source const& source);
 std::chrono::milliseconds parse_duration(std::string_view text);
 std::vector<endpoint> parse_endpoints(std::string_view text);
 cidr parse_cidr(std::string_view text);
-// `250ms`, `15s`, `120s`, `10m`, `2h`, `90d`: exact, and in a unit that reads well.
-std::string show_duration(std::chrono::milliseconds d);
 
 } // namespace presenced::server

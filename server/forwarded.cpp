@@ -1,5 +1,7 @@
 #include "server/forwarded.hpp"
 
+#include "base/text.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -29,12 +31,6 @@ std::string show(ip::address const& a) {
     return a.to_string();
 }
 
-std::string_view trim(std::string_view s) {
-    auto const first = s.find_first_not_of(" \t");
-    return first == s.npos ? std::string_view{}
-                           : s.substr(first, s.find_last_not_of(" \t") - first + 1);
-}
-
 // Some proxies write `address:port`, `[address]` or `[address]:port`.
 std::string_view without_port(std::string_view entry) {
     if (entry.starts_with('[')) {
@@ -49,7 +45,7 @@ std::string_view without_port(std::string_view entry) {
 // Takes the right-most entry off a list.
 std::string_view take_last(std::string_view& list) {
     auto const comma = list.rfind(',');
-    auto const entry = trim(comma == list.npos ? list : list.substr(comma + 1));
+    auto const entry = base::trim(comma == list.npos ? list : list.substr(comma + 1), base::blanks);
     list = comma == list.npos ? std::string_view{} : list.substr(0, comma);
     return entry;
 }

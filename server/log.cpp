@@ -1,5 +1,6 @@
 #include "server/log.hpp"
 
+#include "base/text.hpp"
 #include "protocol/codec.hpp"
 #include "server/threads.hpp"
 
@@ -62,16 +63,14 @@ std::string show_time(spdlog::log_clock::time_point at) {
     return text;
 }
 
-// One entry is one line, whatever is in the message.
-void append_one_line(std::string& line, std::string_view message) {
-    for (auto const c : message) {
-        auto const control = static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
-        if (c == '\n') {
-            line += "; "; // sentences of a kind
-        } else {
-            line += control ? ' ' : c;
-        }
+// One entry is one line, whatever is in the message: its own lines become sentences of a kind.
+std::string on_one_line(std::string_view message) {
+    std::string line;
+    for (auto end = message.find('\n'); end != message.npos; end = message.find('\n')) {
+        line.append(base::printable(message.substr(0, end))).append("; ");
+        message.remove_prefix(end + 1);
     }
+    return line + base::printable(message);
 }
 
 class line_formatter final : public spdlog::formatter {
@@ -84,12 +83,14 @@ public:
         if (format_ == log_format::json) {
             line = R"({"time":")" + show_time(entry.time) + R"(","level":")";
             line.append(name_of(entry.level)).append(R"(","message":)");
-            protocol::append_json_string(line, view(entry.payload));
+            std::string message;
+            protocol::append_json_string(message, view(entry.payload));
+            line += base::printable(message); // its escapes are JSON's
             line += '}';
         } else {
             line = show_time(entry.time) + ' ';
             line.append(name_of(entry.level)).append(" ");
-            append_one_line(line, view(entry.payload));
+            line.append(on_one_line(view(entry.payload)));
         }
         line += '\n';
         into.append(line.data(), line.data() + line.size());

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks who includes whom: data flows server -> protocol, presence, db; db -> presence.
+"""Checks who includes whom: data flows server -> protocol, presence, db; db -> presence;
+everybody -> base.
 
 Folder = library = namespace. What a folder may include, of ours and of others', is written below;
 anything else is an error. Run from the top of the checkout.
@@ -9,14 +10,15 @@ import sys
 
 from sources import sources
 
-OURS = {"protocol", "presence", "db", "server", "tests", "bench"}
+OURS = {"base", "protocol", "presence", "db", "server", "tests", "bench"}
 
 # folder: (our folders it may include, libraries it may include, file patterns for the latter)
 ALLOWED = {
-    "protocol": ({"protocol"}, {}),
-    "presence": ({"presence"}, {}),
-    "db": ({"db", "presence"}, {}),
-    "server": ({"server", "protocol", "presence", "db"}, {}),
+    "base": ({"base"}, {}),
+    "protocol": ({"protocol", "base"}, {}),
+    "presence": ({"presence", "base"}, {}),
+    "db": ({"db", "presence", "base"}, {}),
+    "server": ({"server", "protocol", "presence", "db", "base"}, {}),
 }
 
 # library: (how its headers look, files that may include it)

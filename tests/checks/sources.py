@@ -2,7 +2,7 @@
 import pathlib
 import sys
 
-FOLDERS = ("protocol", "presence", "db", "server", "tests", "bench")
+FOLDERS = ("base", "protocol", "presence", "db", "server", "tests", "bench")
 
 
 def sources():

@@ -206,3 +206,32 @@ TEST_CASE("a token that is refused or ends under a session is named by its numbe
     CHECK(n->log_has("cause=revoked token=" + id + " owner=1"));
     CHECK(n->log().find(w.token()) == std::string::npos);
 }
+
+TEST_CASE("characters that would steer a terminal reach neither log nor status") {
+    world w;
+    std::string const hostile = "\x1b[2J\xc2\x9b"
+                                "31m\u202e\u2066\u200b\u2028 end";
+    auto const is_clean = [](std::string const& text) {
+        return text.find_first_of("\x1b\xc2\xe2") == text.npos;
+    };
+    SECTION("from a client's header") {
+        auto const format = GENERATE(as<std::string>{}, "text", "json");
+        auto const n = w.start_node({{"PRESENCED_LOG_FORMAT", format}});
+        // A control character of C0 is no part of a header (RFC 9110 section 5.5).
+        try_upgrade(n->port(), "/cable", {{"Origin", hostile.substr(4)}});
+        CHECK(n->log_has("http upgrade refused"));
+        CHECK(n->log_has("\\u009b31m\\u202e\\u2066\\u200b\\u2028 end"));
+        CHECK(is_clean(n->log()));
+    }
+    SECTION("from a row") {
+        w.sql().query("INSERT INTO agents (owner_id, name) VALUES (1, '" + hostile + "')");
+        auto const shown = w.presenced({"agent", "list"});
+        CHECK(shown.code == 0);
+        CHECK(shown.output.find("\\u001b[2J\\u009b31m\\u202e\\u2066\\u200b\\u2028 end") !=
+              std::string::npos);
+        CHECK(is_clean(shown.output));
+        auto const as_json = w.presenced({"agent", "list", "--json"});
+        CHECK(as_json.output.find("\\u009b31m") != std::string::npos);
+        CHECK(is_clean(as_json.output));
+    }
+}
