@@ -79,44 +79,94 @@ std::optional<authority> parse_authority(std::string_view text) noexcept {
     return found;
 }
 
-// `scheme://authority` and whatever follows.
-std::optional<authority> parse_origin(std::string_view text) noexcept {
-    auto const scheme_end = text.find("://");
-    if (scheme_end == std::string_view::npos || scheme_end == 0) {
-        return std::nullopt;
-    }
-    std::string_view const rest = text.substr(scheme_end + 3);
-    return parse_authority(rest.substr(0, rest.find_first_of("/?#")));
+// Where a page comes from, taken apart. Without a host: a file.
+struct page_origin {
+    std::string_view scheme;
+    authority where;
+};
+
+constexpr std::string_view scheme_mark = "://";
+constexpr std::string_view file_scheme = "file";
+
+// RFC 3986 section 3.1.
+bool is_scheme(std::string_view text) noexcept {
+    auto const is_letter = [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    };
+    return !text.empty() && is_letter(text.front()) &&
+           std::all_of(text.begin(), text.end(), [&](char c) {
+               return is_letter(c) || (c >= '0' && c <= '9') || c == '+' || c == '-' || c == '.';
+           });
 }
 
+// `scheme://authority` and whatever follows; `file://` needs no authority.
+std::optional<page_origin> parse_origin(std::string_view text) noexcept {
+    auto const scheme_end = text.find(scheme_mark);
+    if (scheme_end == std::string_view::npos || !is_scheme(text.substr(0, scheme_end))) {
+        return std::nullopt;
+    }
+    auto const scheme = text.substr(0, scheme_end);
+    std::string_view const rest = text.substr(scheme_end + scheme_mark.size());
+    auto const host = rest.substr(0, rest.find_first_of("/?#"));
+    if (host.empty() && base::equal_ignoring_case(scheme, file_scheme)) {
+        return page_origin{scheme, {}};
+    }
+    auto const where = parse_authority(host);
+    return where ? std::optional{page_origin{scheme, *where}} : std::nullopt;
+}
+
+constexpr std::string_view any_origin = "*";
+constexpr std::string_view no_origin = "null";
 constexpr std::string_view wildcard = "*.";
 
-// An entry of the list, taken apart.
+// An entry of the list that names hosts, taken apart.
 struct pattern {
-    authority listed;
-    bool any_below = false; // began with `*.`
+    std::string_view scheme; // empty: any
+    authority listed;        // without a host: files
+    bool any_below = false;  // the host began with `*.`
 };
 
 std::optional<pattern> parse_pattern(std::string_view text) noexcept {
-    bool const any_below = text.starts_with(wildcard);
-    auto const listed = parse_authority(text.substr(any_below ? wildcard.size() : 0));
+    pattern found;
+    if (auto const scheme_end = text.find(scheme_mark); scheme_end != std::string_view::npos) {
+        found.scheme = text.substr(0, scheme_end);
+        text.remove_prefix(scheme_end + scheme_mark.size());
+        if (!is_scheme(found.scheme)) {
+            return std::nullopt;
+        }
+        if (text.empty() && base::equal_ignoring_case(found.scheme, file_scheme)) {
+            return found;
+        }
+    }
+    found.any_below = text.starts_with(wildcard);
+    auto const listed = parse_authority(text.substr(found.any_below ? wildcard.size() : 0));
     if (!listed || listed->host.front() == '.' || text.ends_with(':') ||
-        (any_below && listed->host.front() == '[')) {
+        (found.any_below && listed->host.front() == '[')) {
         return std::nullopt;
     }
-    return pattern{*listed, any_below};
+    found.listed = *listed;
+    return found;
 }
 
-bool matches(std::string_view entry, authority const& origin) noexcept {
-    auto const wanted = parse_pattern(entry);
-    if (!wanted || !wanted->any_below) {
-        return wanted && same(wanted->listed, origin);
+bool matches_host(pattern const& wanted, authority const& origin) noexcept {
+    if (!wanted.any_below) {
+        return same(wanted.listed, origin);
     }
     // Something, a dot, and then the listed host.
-    std::string_view const below = wanted->listed.host;
-    return wanted->listed.port == origin.port && origin.host.size() > below.size() + 1 &&
+    std::string_view const below = wanted.listed.host;
+    return wanted.listed.port == origin.port && origin.host.size() > below.size() + 1 &&
            origin.host[origin.host.size() - below.size() - 1] == '.' &&
            base::equal_ignoring_case(origin.host.substr(origin.host.size() - below.size()), below);
+}
+
+bool matches(std::string_view entry, page_origin const& page) noexcept {
+    if (entry == any_origin) {
+        return true;
+    }
+    auto const wanted = parse_pattern(entry);
+    return wanted &&
+           (wanted->scheme.empty() || base::equal_ignoring_case(wanted->scheme, page.scheme)) &&
+           matches_host(*wanted, page.where);
 }
 
 } // namespace
@@ -127,23 +177,49 @@ bool is_origin_allowed(std::optional<std::string_view> origin, std::string_view 
         return true;
     }
     std::string_view const sent = base::trim(*origin, base::blanks);
-    if (sent == "null") {
-        return std::find(allowed.begin(), allowed.end(), "null") != allowed.end();
+    if (sent == no_origin) {
+        return std::any_of(allowed.begin(), allowed.end(), [](std::string const& entry) {
+            return entry == no_origin || entry == any_origin;
+        });
     }
     auto const page = parse_origin(sent);
     if (!page) {
         return false;
     }
     auto const requested = parse_authority(base::trim(host, base::blanks));
-    if (requested && same(*page, *requested)) {
+    if (requested && same(page->where, *requested)) {
         return true;
     }
     return std::any_of(allowed.begin(), allowed.end(),
-                       [&](std::string const& pattern) { return matches(pattern, *page); });
+                       [&](std::string const& entry) { return matches(entry, *page); });
 }
 
 bool is_origin_pattern(std::string_view text) {
-    return parse_pattern(text).has_value();
+    return text == any_origin || text == no_origin || parse_pattern(text).has_value();
+}
+
+std::optional<std::string> pattern_for_origin(std::string_view origin) {
+    constexpr std::size_t longest = 300; // a host name has 253 characters at most
+    std::string_view sent = base::trim(origin, base::blanks);
+    if (sent == no_origin) {
+        return std::string{sent};
+    }
+    auto const page = parse_origin(sent);
+    if (!page || sent.size() > longest) {
+        return std::nullopt;
+    }
+    auto const host_at = page->scheme.size() + scheme_mark.size();
+    sent = sent.substr(0, std::min(sent.find_first_of("/?#", host_at), sent.size()));
+    while (sent.ends_with(':')) { // `host:`
+        sent.remove_suffix(1);
+    }
+    auto const entry =
+        page->where.host.empty() ? base::lower(page->scheme) + "://" : std::string{sent};
+    return parse_pattern(entry) ? std::optional{entry} : std::nullopt;
+}
+
+bool is_host(std::string_view text) noexcept {
+    return parse_authority(text).has_value();
 }
 
 } // namespace presenced::protocol

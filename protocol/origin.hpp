@@ -18,14 +18,25 @@ namespace presenced::protocol {
 // Yes if no Origin was sent, if its host and port are the request's, or if the list has them. Names
 // compare without regard to case. Scheme and path do not count, for a proxy may end TLS and some
 // clients send `http://host/`; so ports 80, 443 and none are all the default port and equal.
-// `null` (a sandboxed page, a file) is allowed only where the list names `null`, and what is no
-// origin at all is refused.
+// `null` (a sandboxed page, a file) and `file://` (a desktop shell) are allowed only where the list
+// names them, and what is no origin at all is refused.
 bool is_origin_allowed(std::optional<std::string_view> origin, std::string_view host,
                        std::span<std::string const> allowed);
 
-// Whether text can stand in the list: `host`, `host:port`, `*.host`, `*.host:port` or `null`. IPv6
-// addresses stand in brackets. Without a port it means the default port. `*.host` means every
-// host below it, at any depth, and not host itself. No scheme, path or bare `*`.
+// Whether text can stand in the list:
+//   host, host:port      IPv6 addresses in brackets; without a port it means the default port
+//   *.host, *.host:port  every host below it, at any depth, and not host itself
+//   scheme://...         one of those above, and pages of that scheme only
+//   null, file://        what browsers and desktop shells send for pages without a host
+//   *                    every page
+// No path, and no user name.
 bool is_origin_pattern(std::string_view text);
+
+// What the list would have to hold for pages of this origin and no others to be allowed: the origin
+// without its path. Nothing when no entry could allow it.
+std::optional<std::string> pattern_for_origin(std::string_view origin);
+
+// Whether text is `host` or `host:port`, as a Host field has it (RFC 9110 section 7.2).
+bool is_host(std::string_view text) noexcept;
 
 } // namespace presenced::protocol

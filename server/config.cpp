@@ -246,14 +246,16 @@ std::vector<setting> const& settings() {
          [](std::string const& text, config& c) {
              c.drain_timeout = parse_timing(text, 1ms);
          }},
-        {"PRESENCED_ALLOWED_ORIGINS", "--allowed-origins", "HOST,...",
-         "Web pages that may connect besides the host's own: host, host:port, *.host (none)",
+        {"PRESENCED_ALLOWED_ORIGINS", "--allowed-origins", "ORIGIN,...",
+         "Web pages that may connect besides the host's own: host[:port], *.host, "
+         "scheme://host[:port], null, file://, * (none)",
          [](std::string const& text, config& c) {
              c.allowed_origins = split(text);
              if (!std::all_of(c.allowed_origins.begin(), c.allowed_origins.end(),
                               protocol::is_origin_pattern)) {
-                 allow("host, host:port, *.host or null, without a scheme, separated by commas, "
-                       "such as app.example.com,*.example.org:8443");
+                 allow("host[:port], *.host[:port], scheme://host[:port], null, file:// or *, "
+                       "without a path, separated by commas, such as "
+                       "app.example.com,*.example.org:8443,https://app.example.net");
              }
          }},
         {"PRESENCED_CHANNELS", "--channels", "NAME,...",

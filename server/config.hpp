@@ -59,7 +59,8 @@ struct config {
     std::chrono::milliseconds drain_delay{0};
     // From then until the process gives up and exits.
     std::chrono::milliseconds drain_timeout{20'000};
-    // Origins besides the host itself, as protocol::is_origin_pattern() takes them.
+    // Pages that may connect besides those of the host itself, as protocol::is_origin_pattern()
+    // takes them.
     std::vector<std::string> allowed_origins;
     std::vector<std::string> channels{"AgentChannel", "Collavre::AgentChannel"};
     std::string path = "/cable";

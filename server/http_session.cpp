@@ -330,9 +330,12 @@ void session::upgrade(http_request request) {
     if (!protocol::is_origin_allowed(has_origin ? std::optional{origin_text} : std::nullopt, host_,
                                      settings.allowed_origins)) {
         shared().figures.auth_failed(auth_failure::bad_origin);
+        auto const cure = protocol::pattern_for_origin(origin_text);
         page_not_found("origin not allowed", origin_text, request,
-                       "let the proxy pass the Host header on, or add the origin's host to "
-                       "PRESENCED_ALLOWED_ORIGINS");
+                       cure ? "let the proxy pass the Host header on, or add " + *cure +
+                                  " to PRESENCED_ALLOWED_ORIGINS"
+                            : "this Origin is none that a page can have; send none, or "
+                              "scheme://host");
         return;
     }
     switch (shared().phase.load()) {

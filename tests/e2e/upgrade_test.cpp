@@ -60,6 +60,28 @@ TEST_CASE("an origin is allowed when there is none, when it is the host's own, o
     CHECK(answered_to("http://127.0.0.1:1") == 404);
 }
 
+TEST_CASE("the cure that the log proposes for an origin, when it is followed, lets the page in") {
+    auto const* origin = GENERATE("file://", "null", "https://app.example.com:8443",
+                                  "tauri://localhost", "http://other.example/");
+    world w;
+    auto const target = "/cable?token=" + w.token();
+    std::string entry;
+    {
+        auto const n = w.start_node();
+        CHECK(try_upgrade(n->port(), target, {{"Origin", origin}}).status == 404);
+        std::string const before = ", or add ";
+        REQUIRE(n->log_has(before));
+        auto const log = n->log();
+        auto const begin = log.find(before) + before.size();
+        auto const end = log.find(" to PRESENCED_ALLOWED_ORIGINS", begin);
+        REQUIRE(end != log.npos);
+        entry = log.substr(begin, end - begin);
+    }
+    auto const n = w.start_node({{"PRESENCED_ALLOWED_ORIGINS", entry}});
+    CHECK(try_upgrade(n->port(), target, {{"Origin", origin}}).status == 101);
+    CHECK(try_upgrade(n->port(), target, {{"Origin", "https://evil.example"}}).status == 404);
+}
+
 TEST_CASE("refusals come in their order: upgrade, origin, room, token") {
     world w;
     auto const n = w.start_node({{"PRESENCED_MAX_CONNECTIONS", "1"}});

@@ -58,9 +58,21 @@ void check_origin(std::string_view origin, std::string_view host, std::string_vi
     };
     check(!by_host ||
           ends_with_name(name_of(trimmed.substr(0, trimmed.find_last_not_of(" \t") + 1))));
-    check(!by_list || ends_with_name(name_of(entry.substr(entry.starts_with("*.") ? 2 : 0))));
+    auto listed = entry.substr(std::min(entry.find("://") + 3, entry.size()));
+    if (entry.find("://") == std::string_view::npos) {
+        listed = entry;
+    }
+    listed.remove_prefix(listed.starts_with("*.") ? 2 : 0);
+    check(!by_list || entry == "*" || ends_with_name(name_of(listed)));
+    // The entry that the log proposes is taken, allows the page, and no other site's.
+    if (auto const proposed = pattern_for_origin(origin)) {
+        std::array<std::string, 1> const proposal{*proposed};
+        check(is_origin_pattern(*proposed) && is_origin_allowed(origin, {}, proposal));
+        check(said.find("evil.example") != std::string::npos ||
+              !is_origin_allowed("https://evil.example", {}, proposal));
+    }
     // A page of the host itself always gets in, whatever scheme its proxy spoke.
-    if (is_origin_pattern(host) && host.front() != '*' && host != "null") {
+    if (is_origin_pattern(host) && is_host(host) && host.front() != '*' && host != "null") {
         check(is_origin_allowed("https://" + std::string(host), host, {}));
         check(is_origin_allowed("http://" + lower(host) + "/x", host, {}));
     }

@@ -159,16 +159,64 @@ TEST_CASE("the Origin null is allowed only where the list names it") {
     CHECK(listed("null", {"example.com", "null"}));
 }
 
+TEST_CASE("an entry with a scheme allows pages of that scheme alone") {
+    CHECK(listed("https://app.example.com", {"https://app.example.com"}));
+    CHECK(listed("HTTPS://App.example.com:443/", {"https://app.example.com"}));
+    CHECK(listed("https://app.example.com:8443", {"https://app.example.com:8443"}));
+    CHECK(listed("tauri://localhost", {"tauri://localhost"}));
+    CHECK(listed("https://a.example.com", {"https://*.example.com"}));
+    CHECK_FALSE(listed("http://app.example.com", {"https://app.example.com"}));
+    CHECK_FALSE(listed("https://app.example.com:8443", {"https://app.example.com"}));
+    CHECK_FALSE(listed("http://a.example.com", {"https://*.example.com"}));
+}
+
+TEST_CASE("the origin of a file is allowed only where the list names it") {
+    CHECK_FALSE(same_host("file://", ""));
+    CHECK_FALSE(same_host("file://", "file"));
+    CHECK_FALSE(listed("file://", {"null", "localhost", "http://localhost"}));
+    CHECK(listed("file://", {"file://"}));
+    CHECK(listed("file:///home/x/index.html", {"file://"}));
+    CHECK_FALSE(listed("file://server/share", {"file://"}));
+    CHECK_FALSE(listed("http://", {"file://"}));
+}
+
+TEST_CASE("an asterisk allows every page, and nothing that is no origin") {
+    for (auto const* origin : {"https://app.example.com", "http://x:1", "null", "file://"}) {
+        CHECK(listed(origin, {"*"}));
+    }
+    CHECK_FALSE(listed("app.example.com", {"*"}));
+    CHECK_FALSE(listed("", {"*"}));
+}
+
+TEST_CASE("the entry that is proposed for an origin allows it and is taken by the list") {
+    for (auto const* origin :
+         {"https://app.example.com", "http://App.example.com:3000/", "https://[::1]:8443", "null",
+          "file://", "FILE:///x", "tauri://localhost", "http://h:/x?y", " https://a.example "}) {
+        INFO(origin);
+        auto const entry = presenced::protocol::pattern_for_origin(origin);
+        REQUIRE(entry);
+        CHECK(is_origin_pattern(*entry));
+        CHECK(listed(origin, {*entry}));
+        CHECK_FALSE(listed("https://evil.example", {*entry}));
+    }
+    for (auto const* origin : {"", "app.example.com", "http://", "https://a b", "x,y"}) {
+        CHECK_FALSE(presenced::protocol::pattern_for_origin(origin));
+    }
+}
+
 TEST_CASE("a bad entry of the list allows nobody") {
-    for (auto const* entry : {"*", "*.", "", "https://app.example.com", "app.example.com/"}) {
+    for (auto const* entry :
+         {"**", "*.", "", "https://app.example.com/", "app.example.com/", "://app.example.com"}) {
         CHECK_FALSE(listed("https://app.example.com", {entry}));
     }
 }
 
-TEST_CASE("the list takes host, host:port, wildcards, addresses and null") {
+TEST_CASE("the list takes hosts, origins, wildcards, addresses, null and file") {
     for (auto const* text :
          {"example.com", "localhost", "localhost:3000", "*.example.com", "*.example.com:8443",
-          "127.0.0.1:3000", "[::1]", "[::1]:3000", "null", "my_host-1"}) {
+          "127.0.0.1:3000", "[::1]", "[::1]:3000", "null", "my_host-1", "*", "file://",
+          "https://example.com", "https://example.com:8443", "https://*.example.com",
+          "tauri://localhost"}) {
         INFO(text);
         CHECK(is_origin_pattern(text));
     }
@@ -177,14 +225,19 @@ TEST_CASE("the list takes host, host:port, wildcards, addresses and null") {
 TEST_CASE("the list takes nothing else") {
     for (auto const* text : {"",
                              " ",
-                             "*",
                              "*.",
                              "*.*.example.com",
                              "a.*.example.com",
                              "*example.com",
                              ".",
                              "*..x",
-                             "https://example.com",
+                             "https://example.com/",
+                             "https://",
+                             "https://*",
+                             "file:///x",
+                             "file:",
+                             "1x://example.com",
+                             "://example.com",
                              "example.com/",
                              "example.com:",
                              "example.com:0",
