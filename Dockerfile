@@ -10,10 +10,15 @@ COPY . .
 RUN script/build && strip -o /presenced build/release/presenced
 # The packages whose libraries the binary loads, whatever their versions are called in this release;
 # dpkg knows some files by their path from before /lib became a link to /usr/lib.
-RUN ldd /presenced | sed -n 's|.* => \(/[^ ]*\) .*|\1|p' | xargs realpath | sort -u \
-    | while read -r library; do \
-        dpkg-query --search "$library" 2>/dev/null || dpkg-query --search "${library#/usr}"; \
-    done | cut -d: -f1 | sort -u > /packages && test -s /packages
+# No pipe: it would hide a library that belongs to no package, and the image would lack it.
+RUN set -eu; ldd /presenced > /libraries; \
+    for library in $(sed -n 's|.* => \(/[^ ]*\) .*|\1|p' /libraries); do \
+        library=$(realpath "$library"); \
+        owner=$(dpkg-query --search "$library" 2>/dev/null \
+            || dpkg-query --search "${library#/usr}"); \
+        echo "${owner%%:*}" >> /owners; \
+    done; \
+    sort -u /owners > /packages; test -s /packages
 
 FROM debian:${DEBIAN}-slim
 COPY --from=build /packages /tmp/packages
