@@ -8,6 +8,7 @@
 #include <boost/asio/ip/v6_only.hpp>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <stdexcept>
@@ -33,6 +34,34 @@ bool is_family_missing(error_code ec) {
            ec == boost::system::errc::address_not_available;
 }
 
+// An address of several that is not there. A machine without IPv6 has no [::1], and [::1] is among
+// the default addresses; any other one was asked for.
+void tell_passed_over(endpoint const& e, asio::ip::address const& address, error_code ec) {
+    auto const level =
+        address.is_v6() && address.is_loopback() ? spdlog::level::info : spdlog::level::warn;
+    spdlog::log(level,
+                "listener address passed over, nobody can connect there address={} why=\"{}\" "
+                "cure=\"give this machine the address, or take it out of PRESENCED_LISTEN\"",
+                to_string(e), ec.message());
+}
+
+// `[::]` takes IPv6 alone here, whatever net.ipv6.bindv6only says, so that a list of addresses
+// means the same on every machine, and 0.0.0.0 can stand beside it.
+void tell_what_takes_no_ipv4(std::span<endpoint const> where) {
+    for (auto const& e : where) {
+        auto const is_ipv4_too =
+            std::any_of(where.begin(), where.end(), [&](endpoint const& other) {
+                return other.address == "0.0.0.0" && other.port == e.port;
+            });
+        if (e.address == "::" && !is_ipv4_too) {
+            auto const port = std::to_string(e.port);
+            spdlog::info("listener takes IPv6 alone address={} cure=\"for IPv4 too: "
+                         "PRESENCED_LISTEN=0.0.0.0:{},[::]:{}\"",
+                         to_string(e), port, port);
+        }
+    }
+}
+
 } // namespace
 
 listener::listener(asio::io_context& context, std::span<std::unique_ptr<shard> const> shards)
@@ -40,6 +69,7 @@ listener::listener(asio::io_context& context, std::span<std::unique_ptr<shard> c
     , shards_{shards} {}
 
 std::vector<std::string> listener::listen(std::span<endpoint const> where) {
+    tell_what_takes_no_ipv4(where);
     std::vector<std::string> bound;
     error_code last;
     for (auto const& e : where) {
@@ -76,8 +106,7 @@ std::vector<std::string> listener::listen(std::span<endpoint const> where) {
             d->socket.listen(backlog, ec);
         }
         if (is_family_missing(ec) && where.size() > 1) {
-            spdlog::info("listener address passed over address={} why=\"{}\"", to_string(e),
-                         ec.message());
+            tell_passed_over(e, address, ec);
             last = ec;
             continue;
         }
