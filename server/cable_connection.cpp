@@ -80,7 +80,8 @@ void cable_connection::on_open() {
         // Each connection pings at its own moment, or all of them would at once.
         deadlines_.open(home_.timers().now(), pick(home_.random(), 0ms, timings.ping),
                         pick(home_.random(), 0ms, timings.native_ping()));
-        deadlines_.expect_token_end(client_.expires_at);
+        deadlines_.expect_token_end(client_.who ? client_.who->expires_at
+                                                : presence::time_point::max());
     }
     shared().figures.connection_opened();
     guarded("opening", [this] {
@@ -91,12 +92,12 @@ void cable_connection::on_open() {
             }
             return;
         }
-        if (!client_.authorized) {
+        if (!client_.who) {
             end(protocol::disconnect_reason::unauthorized);
             return;
         }
         spdlog::debug("cable opened conn={} address={} owner={}", client_.number,
-                      client_.ticket.address(), client_.owner);
+                      client_.ticket.address(), client_.who->owner);
         send(welcome());
         // A node that began to drain while this client was on its way in.
         if (shared().phase.load() == node_phase::draining) {
@@ -293,7 +294,7 @@ void cable_connection::on_token_ended() {
     static thread_local line_limit limit{lines_a_second};
     if (auto const more = limit.admit()) {
         spdlog::info("cable token ended conn={} address={} token={} owner={}{}", client_.number,
-                     client_.ticket.address(), client_.token, client_.owner, *more);
+                     client_.ticket.address(), client_.who->token, client_.who->owner, *more);
     }
     end(protocol::disconnect_reason::token_expired);
 }
@@ -424,7 +425,7 @@ void cable_connection::resume() {
 
 void cable_connection::ask(subscription& s, std::optional<std::string> session_id) {
     deadlines_.charge_ask(wheel::clock::now());
-    home_.lease_table().ask(s, client_.owner, std::move(session_id));
+    home_.lease_table().ask(s, client_.who->owner, std::move(session_id));
 }
 
 // One that fails for want of memory keeps none of the others.

@@ -37,8 +37,8 @@ public:
     // Its token was revoked, has expired or is gone.
     void on_token_ended();
 
-    db::token_id token() const { return client_.token; }
-    bool is_authorized() const { return client_.authorized; }
+    db::token_id token() const { return client_.who ? client_.who->token : 0; }
+    bool is_authorized() const { return client_.who.has_value(); }
     std::uint64_t key = 0; // in the shard's table
 
 private:

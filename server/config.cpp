@@ -200,7 +200,7 @@ cidr parse_cidr(std::string_view text) {
 std::vector<setting> const& settings() {
     static std::vector<setting> const table{
         {"PRESENCED_LISTEN", "--listen", "ADDRESS:PORT,...",
-         "Where to listen (127.0.0.1:8080,[::1]:8080)",
+         "Where to listen; [::] takes IPv6 alone (127.0.0.1:8080,[::1]:8080)",
          [](std::string const& text, config& c) {
              c.listen = parse_endpoints(text);
          }},
@@ -314,9 +314,14 @@ std::vector<setting> const& settings() {
              c.max_subscriptions = parse_number(text, std::size_t{1}, std::size_t{100'000});
          }},
         {"PRESENCED_MAX_CONNECTIONS_PER_ADDRESS", "--max-connections-per-address", "N",
-         "Clients at a time from one address, 0 for any number (0)",
+         "Clients at a time from one address (IPv6: one /64), 0 for any number (0)",
          [](std::string const& text, config& c) {
              c.max_connections_per_address = parse_number(text, std::size_t{0}, any_number);
+         }},
+        {"PRESENCED_MAX_CONNECTIONS_PER_OWNER", "--max-connections-per-owner", "N",
+         "Clients at a time whose tokens have one owner, 0 for any number (0)",
+         [](std::string const& text, config& c) {
+             c.max_connections_per_owner = parse_number(text, std::size_t{0}, any_number);
          }},
         {"PRESENCED_TRUSTED_PROXIES", "--trusted-proxies", "CIDR,...",
          "Proxies whose X-Forwarded-For and X-Forwarded-Host count (none)",

@@ -72,6 +72,7 @@ struct config {
     std::optional<std::size_t> max_connections;
     std::size_t max_subscriptions = 100;          // a connection
     std::size_t max_connections_per_address = 0;  // 0: any number
+    std::size_t max_connections_per_owner = 0;    // 0: any number
     std::vector<cidr> trusted_proxies;            // whose X-Forwarded-For/-Host count
     std::chrono::hours transitions_keep{90 * 24}; // how long the attendance log goes back
     log_settings log;

@@ -52,7 +52,7 @@ std::string_view take_last(std::string_view& list) {
 
 } // namespace
 
-origin_of_request find_origin(ip::address const& peer, std::string_view host,
+client_of_request find_client(ip::address const& peer, std::string_view host,
                               std::string_view forwarded_for, std::string_view forwarded_host,
                               std::span<cidr const> trusted) {
     auto address = peer;

@@ -12,7 +12,7 @@
 
 namespace presenced::server {
 
-struct origin_of_request {
+struct client_of_request {
     std::string address;
     std::string host;
 };
@@ -20,7 +20,7 @@ struct origin_of_request {
 // X-Forwarded-For and -Host count only when `peer` is a trusted proxy. The address is then the
 // right-most entry that is no trusted proxy itself (what stands left of it anybody can write), the
 // host the right-most one. An entry that is no address ends the search: the last good one counts.
-origin_of_request find_origin(boost::asio::ip::address const& peer, std::string_view host,
+client_of_request find_client(boost::asio::ip::address const& peer, std::string_view host,
                               std::string_view forwarded_for, std::string_view forwarded_host,
                               std::span<cidr const> trusted);
 

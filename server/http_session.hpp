@@ -1,13 +1,11 @@
-// One connection as long as it speaks HTTP: /healthz, /readyz, /metrics, and the upgrade to /cable.
-// Everything on its shard's thread.
+// One connection as long as it speaks HTTP: reads a request, asks the router who answers it, writes
+// the answer, and again. Everything on its shard's thread.
 #pragma once
 
-#include "db/store.hpp"
 #include "server/net.hpp"
 
 #include <chrono>
 #include <list>
-#include <memory>
 
 namespace presenced::server {
 
@@ -17,11 +15,9 @@ class http_session {
 public:
     virtual ~http_session() = default;
 
-    // The answer to shard::authenticate().
-    virtual void on_token(db::token_answer const& answer) = 0;
     // Closes the socket.
     virtual void drop() = 0;
-    // Nothing is under way but the peer's sending or taking: no token is being looked up.
+    // Nothing is under way but the peer's sending or taking: no handler is at work.
     virtual bool is_expendable() const = 0;
 
     // When the shard got it, and where it is kept, oldest first.

@@ -117,6 +117,10 @@ struct metrics::figures : registered {
     labelled<Counter> limits{family(prometheus::BuildCounter(), "presenced_limits_hit_total",
                                     "Connections refused or slowed down by a limit, by limit."),
                              "limit"};
+    labelled<Counter> bad_requests{family(prometheus::BuildCounter(),
+                                          "presenced_bad_requests_total",
+                                          "Requests that HTTP or RFC 6455 forbids, by cause."),
+                                   "cause"};
     labelled<Counter> http{family(prometheus::BuildCounter(), "presenced_http_responses_total",
                                   "HTTP responses other than upgrades, by status."),
                            "status"};
@@ -266,6 +270,10 @@ void metrics::outbox_overflowed() {
 
 void metrics::limited(std::string_view limit) {
     figures_->limits(limit).Increment();
+}
+
+void metrics::bad_request(std::string_view cause) {
+    figures_->bad_requests(cause).Increment();
 }
 
 void metrics::http_answered(unsigned status) {

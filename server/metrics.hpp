@@ -51,9 +51,11 @@ public:
     void auth_failed(auth_failure cause);
     void lease_lost();
     void outbox_overflowed();
-    // limit: "connections", "address", "descriptors", "request_timeout", "header_size": refused;
-    // "input", "output", "subscribes": slowed down.
+    // limit: "connections", "address", "owner", "descriptors", "request_timeout", "header_size":
+    // refused; "input", "output", "subscribes": slowed down.
     void limited(std::string_view limit);
+    // What HTTP or RFC 6455 forbids, refused.
+    void bad_request(std::string_view cause);
     void http_answered(unsigned status);
 
     // db::observer

@@ -7,6 +7,7 @@
 #include "server/admission.hpp"
 #include "server/config.hpp"
 #include "server/metrics.hpp"
+#include "server/routes.hpp"
 
 #include <atomic>
 #include <string>
@@ -25,6 +26,7 @@ struct node {
     config const& settings;
     metrics& figures;
     admission admission_control;
+    router const routes;
 
     std::atomic<node_phase> phase{node_phase::starting};
     // Null while starting. Set before `phase` says serving, kept until every shard has stopped.
@@ -40,7 +42,9 @@ struct node {
     node(config const& s, metrics& f, std::size_t max_connections)
         : settings{s}
         , figures{f}
-        , admission_control{max_connections, s.max_connections_per_address}
+        , admission_control{max_connections, s.max_connections_per_address,
+                            s.max_connections_per_owner}
+        , routes{make_routes(s)}
         , timings{s.timings} {}
 
 private:

@@ -1,6 +1,7 @@
 #include "server/shard.hpp"
 
 #include "protocol/codec.hpp"
+#include "server/authenticator.hpp"
 #include "server/cable_connection.hpp"
 #include "server/http_session.hpp"
 #include "server/threads.hpp"
@@ -137,7 +138,7 @@ void shard::close_older_http() {
 }
 
 std::uint64_t shard::authenticate(db::token_digest const& digest,
-                                  std::shared_ptr<http_session> asker) {
+                                  std::shared_ptr<token_asker> asker) {
     auto const key = ++last_lookup_;
     lookups_.emplace(key, std::move(asker));
     try {

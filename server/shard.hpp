@@ -26,6 +26,7 @@ namespace presenced::server {
 class cable_connection;
 struct client_info;
 class http_session;
+class token_asker;
 class websocket;
 
 class shard final : public db::mailbox, public cable_host {
@@ -71,7 +72,7 @@ public:
     void forget_http(http_session& s);
 
     // Asks for the token's owner; on_token() gets the answer, unless it is forgotten before.
-    std::uint64_t authenticate(db::token_digest const& digest, std::shared_ptr<http_session> asker);
+    std::uint64_t authenticate(db::token_digest const& digest, std::shared_ptr<token_asker> asker);
     void forget_lookup(std::uint64_t lookup);
 
     // Whether somebody is attached to the agent's stream (P7).
@@ -109,7 +110,7 @@ private:
     asio::executor_work_guard<executor> work_;
     wheel wheel_;
     leases leases_{shared_, wheel_, *this};
-    std::unordered_map<std::uint64_t, std::shared_ptr<http_session>> lookups_;
+    std::unordered_map<std::uint64_t, std::shared_ptr<token_asker>> lookups_;
     slot_table<cable_connection> cables_;
     chore<shard> token_check_{*this, &shard::check_tokens};
     std::thread thread_;

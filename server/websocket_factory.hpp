@@ -5,15 +5,15 @@
 #include "server/net.hpp"
 #include "server/websocket.hpp"
 
-#include <boost/beast/http/empty_body.hpp>
 #include <boost/beast/http/message.hpp>
+#include <boost/beast/http/string_body.hpp>
 
 #include <memory>
 #include <string_view>
 
 namespace presenced::server {
 
-using http_request = boost::beast::http::request<boost::beast::http::empty_body>;
+using http_request = boost::beast::http::request<boost::beast::http::string_body>;
 
 // `subprotocol` is answered in the handshake unless it is empty; a constant of the program.
 std::shared_ptr<websocket> make_websocket(tcp_socket socket, http_request request,

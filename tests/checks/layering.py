@@ -30,7 +30,7 @@ LIBRARIES = {
     "a header with libpqxx": (r"db/(pqxx_port|command_session|dialer|session|error_fields)\.hpp", r"^(db/\w+\.cpp|db/(command_session|session)\.hpp|tests/)"),
     "Asio": (r"boost/asio", r"^(server/|tests/|bench/)"),
     "Beast": (r"boost/beast",
-              r"^(server/(asio_impl|websocket|http_session|cable_client|commands_health)\.cpp|"
+              r"^(server/(asio_impl|websocket|http_session|http_exchange|cable_client|commands_health)\.cpp|"
               r"server/websocket_factory\.hpp|tests/|bench/)"),
     "Boost": (r"boost/", r"^(server/|tests/|bench/)"),
     "spdlog": (r"spdlog/", r"^(db/\w+\.cpp|server/\w+\.cpp|tests/|bench/)"),

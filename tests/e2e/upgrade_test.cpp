@@ -19,7 +19,9 @@ TEST_CASE("without an upgrade, on another path or from another origin there is o
 
     SECTION("no upgrade asked for") {
         CHECK(n->get(target).status == 404);
-        CHECK(http_request(n->port(), target, {}, "POST").status == 404);
+        auto const posted = http_request(n->port(), target, {}, "POST");
+        CHECK(posted.status == 405);
+        CHECK(posted.header("allow") == "GET, HEAD");
     }
     SECTION("another path, which the log explains without the token") {
         CHECK(try_upgrade(n->port(), "/other?token=" + w.token()).status == 404);
@@ -110,6 +112,23 @@ TEST_CASE("a limit per address counts each address alone") {
     auto const target = "/cable?token=" + w.token();
     CHECK(try_upgrade(n->port(), target).status == 503);
     CHECK(try_upgrade(n->port(), target, {}, "127.0.0.2").status == 101);
+}
+
+TEST_CASE("a limit per owner counts each owner alone, and gives room back") {
+    world w;
+    auto const n = w.start_node({{"PRESENCED_MAX_CONNECTIONS_PER_OWNER", "2"}});
+    auto const first = w.session(*n);
+    auto const second = w.session(*n);
+    auto const target = "/cable?token=" + w.token();
+    auto const refused = try_upgrade(n->port(), target);
+    CHECK(refused.status == 503);
+    CHECK(refused.header("retry-after") == "5");
+    CHECK(n->metric("presenced_limits_hit_total{limit=\"owner\"}") == 1);
+    CHECK(n->log_has("why=\"too many connections of this owner\" owner=1 "));
+    CHECK(try_upgrade(n->port(), "/cable?token=" + w.add_token(2)).status == 101);
+    CHECK(try_upgrade(n->port(), "/cable?token=wrong").status == 101);
+    first->close();
+    CHECK(eventually([&] { return try_upgrade(n->port(), target).status == 101; }));
 }
 
 TEST_CASE("headers that are too large are answered with 431") {
@@ -208,6 +227,91 @@ TEST_CASE("the same bad token gets 429 from the fourth time in a minute, others 
     CHECK(try_upgrade(n->port(), "/cable?token=other").status == 101);
     CHECK(try_upgrade(n->port(), "/cable?token=" + w.token()).status == 101);
     CHECK(n->metric("presenced_auth_failures_total{cause=\"repeated_token\"}") == 2);
+}
+
+TEST_CASE("a token that is known bad costs the database nothing") {
+    world w;
+    auto const n = w.start_node();
+    auto const lookups = [&] {
+        return n->metric("presenced_database_seconds_count{statement=\"authenticate\"}");
+    };
+    for (int i = 0; i < 3; ++i) {
+        CHECK(try_upgrade(n->port(), "/cable?token=wrong").status == 101);
+    }
+    auto const before = lookups();
+    CHECK(before > 0);
+    for (int i = 0; i < 20; ++i) {
+        CHECK(try_upgrade(n->port(), "/cable?token=wrong").status == 429);
+    }
+    CHECK(lookups() == before);
+    CHECK(n->metric("presenced_auth_failures_total{cause=\"repeated_token\"}") == 20);
+}
+
+TEST_CASE("an upgrade that RFC 6455 forbids is refused, logged and counted") {
+    world w;
+    auto const n = w.start_node();
+    auto const ask = [&](std::string const& fields) {
+        raw_connection c{n->port()};
+        c.send("GET /cable?token=" + w.token() +
+               " HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + fields +
+               "\r\n");
+        auto const answer = c.answer();
+        REQUIRE(answer);
+        return *answer;
+    };
+    std::string const version = "Sec-WebSocket-Version: 13\r\n";
+    std::string const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    SECTION("no key, a short one, two") {
+        CHECK(ask(version).status == 400);
+        CHECK(ask(version + "Sec-WebSocket-Key: abc\r\n").status == 400);
+        CHECK(ask(version + key + key).status == 400);
+        CHECK(n->metric("presenced_bad_requests_total{cause=\"websocket_key\"}") == 3);
+        CHECK(n->log_has("http upgrade refused status=400 why=\"no Sec-WebSocket-Key"));
+    }
+    SECTION("another version, or none") {
+        for (auto const* other : {"Sec-WebSocket-Version: 8\r\n", ""}) {
+            auto const answer = ask(other + key);
+            CHECK(answer.status == 426);
+            CHECK(answer.header("sec-websocket-version") == "13");
+            CHECK(answer.header("upgrade") == "websocket");
+        }
+        CHECK(n->metric("presenced_bad_requests_total{cause=\"websocket_version\"}") == 2);
+        CHECK(n->log_has("http upgrade refused status=426"));
+    }
+    SECTION("a body") {
+        CHECK(ask(version + key + "Content-Length: 3\r\n\r\nabc").status == 400);
+    }
+    CHECK(ask(version + key).status == 101);
+}
+
+TEST_CASE("an upgrade may spread its lists over lines, in any case, beside other tokens") {
+    world w;
+    auto const n = w.start_node();
+    auto const status_of = [&](std::string const& fields, std::string const& target = "/cable") {
+        raw_connection c{n->port()};
+        c.send("GET " + target + "?token=" + w.token() +
+               " HTTP/1.1\r\nSec-WebSocket-Version: 13\r\n"
+               "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
+               fields + "\r\n");
+        auto const answer = c.answer();
+        return answer ? answer->status : 0;
+    };
+    std::string const host = "Host: x\r\n";
+    CHECK(status_of(host + "Connection: keep-alive\r\nConnection: Upgrade\r\n"
+                           "Upgrade: websocket\r\n") == 101);
+    CHECK(status_of(host + "CONNECTION:\tkeep-alive ,, uPGRADE \r\nupgrade: WebSocket\r\n") == 101);
+    CHECK(status_of(host + "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n") == 101);
+    CHECK(status_of(host + "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n") == 101);
+    CHECK(status_of(host + "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+                    "http://other.example:81/cable") == 101);
+    // The host of an absolute target counts, and is the page's own.
+    CHECK(status_of(host + "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+                           "Origin: http://other.example:81\r\n",
+                    "http://other.example:81/cable") == 101);
+    CHECK(status_of(host + "Connection: Upgrade\r\nUpgrade: websocket\r\nOrigin: http://x\r\n",
+                    "http://other.example:81/cable") == 404);
+    CHECK(status_of(host + "Connection: keep-alive\r\nUpgrade: websocket\r\n") == 404);
+    CHECK(status_of(host + "Connection: Upgrade\r\nUpgrade: websockets\r\n") == 404);
 }
 
 TEST_CASE("the first subprotocol on offer that is known is chosen") {

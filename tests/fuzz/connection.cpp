@@ -281,9 +281,9 @@ http_part http_part_of(std::string_view said) {
         if (part.last_status == 100) {
             continue; // Beast answers `Expect: 100-continue` (RFC 9110 10.1.1); the verdict follows
         }
-        check(part.last_status == 200 || part.last_status == 400 || part.last_status == 404 ||
-              part.last_status == 426 || part.last_status == 429 || part.last_status == 431 ||
-              part.last_status == 503);
+        static std::set<unsigned> const known{200, 400, 404, 405, 413, 417, 426,
+                                              429, 431, 501, 503, 505};
+        check(known.contains(part.last_status));
         auto const field = head.find("\r\nContent-Length: ");
         check(field != head.npos);
         auto const length = std::stoul(std::string(head.substr(field + 18, 10)));

@@ -44,8 +44,8 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
     std::string const by(take_line(rest));
     std::string const at(take_line(rest));
 
-    auto const found = find_origin(peer, host, by, at, trusted);
-    auto const alone = find_origin(peer, host, {}, {}, trusted);
+    auto const found = find_client(peer, host, by, at, trusted);
+    auto const alone = find_client(peer, host, {}, {}, trusted);
     check(alone.host == host);
     if (!is_trusted(alone.address, trusted)) {
         // Whoever is no proxy of ours cannot say that it is somebody else.
@@ -54,13 +54,13 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
     }
     // What stands further left, anybody may have written.
     auto const forged =
-        find_origin(peer, host, "198.51.100.7, " + by, "forged.example, " + at, trusted);
+        find_client(peer, host, "198.51.100.7, " + by, "forged.example, " + at, trusted);
     check(is_trusted(found.address, trusted) || forged.address == found.address);
     check(forged.host == found.host || at.find_last_not_of(" \t") == std::string::npos ||
           at[at.find_last_not_of(" \t")] == ',');
     // Another trusted hop in between changes nothing.
     auto const hop =
-        find_origin(peer, host, by + (by.empty() ? "" : ", ") + alone.address, at, trusted);
+        find_client(peer, host, by + (by.empty() ? "" : ", ") + alone.address, at, trusted);
     check(hop.address == found.address);
     return 0;
 }

@@ -73,6 +73,7 @@ TEST_CASE("without settings the documented defaults count") {
     CHECK_FALSE(c.max_connections);
     CHECK(c.max_subscriptions == 100);
     CHECK(c.max_connections_per_address == 0);
+    CHECK(c.max_connections_per_owner == 0);
     CHECK(c.trusted_proxies.empty());
     CHECK(c.transitions_keep == 24h * 90);
     CHECK(c.log.level == log_level::info);
@@ -100,6 +101,7 @@ TEST_CASE("every setting is read from its variable") {
                           {"PRESENCED_MAX_CONNECTIONS", "20000"},
                           {"PRESENCED_MAX_SUBSCRIPTIONS", "5"},
                           {"PRESENCED_MAX_CONNECTIONS_PER_ADDRESS", "9"},
+                          {"PRESENCED_MAX_CONNECTIONS_PER_OWNER", "8"},
                           {"PRESENCED_TRUSTED_PROXIES", "10.0.0.0/8,fd00::/8,192.0.2.7"},
                           {"PRESENCED_TRANSITIONS_KEEP", "2d"},
                           {"PRESENCED_LOG_LEVEL", "debug"},
@@ -125,6 +127,7 @@ TEST_CASE("every setting is read from its variable") {
     CHECK(c.max_connections == 20000);
     CHECK(c.max_subscriptions == 5);
     CHECK(c.max_connections_per_address == 9);
+    CHECK(c.max_connections_per_owner == 8);
     CHECK(c.trusted_proxies.size() == 3);
     CHECK(c.transitions_keep == 48h);
     CHECK(c.log.level == log_level::debug);

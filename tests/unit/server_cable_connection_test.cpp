@@ -206,7 +206,7 @@ std::shared_ptr<client> let_in(shard& home) {
     auto c = std::make_shared<client>(home);
     asio::post(home.context(), [&home, c] {
         client_info facts;
-        facts.authorized = true;
+        facts.who = identity{};
         home.open_cable(c, std::move(facts));
     });
     return c;

@@ -158,7 +158,7 @@ TEST_CASE("a bad token that comes again is noticed among tens of thousands of ot
 TEST_CASE("address and host come from a trusted proxy's headers, and from nobody else's") {
     std::vector<cidr> const trusted{parse_cidr("10.0.0.0/8"), parse_cidr("::1/128")};
     auto const ask = [&](char const* peer, char const* forwarded_for, char const* host) {
-        return find_origin(boost::asio::ip::make_address(peer), "direct.example", forwarded_for,
+        return find_client(boost::asio::ip::make_address(peer), "direct.example", forwarded_for,
                            host, trusted);
     };
     SECTION("an untrusted peer cannot forge anything") {
