@@ -82,6 +82,11 @@ public:
         done_(std::move(result));
     }
 
+    void drop() override {
+        shard_.timers().cancel(*this);
+        done_ = nullptr; // it held the exchange
+    }
+
 private:
     static authentication identify(db::token_answer const& answer, wheel::clock::time_point now) {
         authentication result;

@@ -20,6 +20,8 @@ class token_asker {
 public:
     virtual ~token_asker() = default;
     virtual void on_token(db::token_answer const& answer) = 0;
+    // on_token() failed half-way: lets go of the client, which closes its connection.
+    virtual void drop() = 0;
 };
 
 // What became of a credential.
