@@ -72,7 +72,7 @@ json_value or_null(std::optional<milliseconds> const& age) {
 }
 
 void print(json_value const& value) {
-    // A database in SQL_ASCII may hold what is not UTF-8. The escapes of cell() are JSON's.
+    // A database in SQL_ASCII may hold what is not UTF-8. The escapes of printable() are JSON's.
     std::istringstream text{value.dump(2, ' ', false, json_value::error_handler_t::replace)};
     for (std::string line; std::getline(text, line);) {
         std::cout << base::printable(line) << '\n';
