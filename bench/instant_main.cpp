@@ -1,8 +1,8 @@
 // presenced without a database: the ceiling that the benchmarks compare with. Takes the settings
 // of `presenced serve` from the environment.
 #include "bench/instant_store.hpp"
-#include "server/config.hpp"
-#include "server/log.hpp"
+#include "server/node/config.hpp"
+#include "server/node/log.hpp"
 
 #include <exception>
 #include <iostream>

@@ -2,7 +2,7 @@
 // database, and so what a database can cost at most.
 #pragma once
 
-#include "server/app.hpp"
+#include "server/app/app.hpp"
 
 namespace presenced::bench {
 

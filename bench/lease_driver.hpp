@@ -1,7 +1,7 @@
 // Leases without sockets: asks one store for many leases, renews and releases them.
 #pragma once
 
-#include "db/postgres_store.hpp"
+#include "db/store/postgres_store.hpp"
 
 #include <boost/asio/thread_pool.hpp>
 

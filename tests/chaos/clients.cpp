@@ -1,6 +1,6 @@
 #include "tests/chaos/clients.hpp"
 
-#include "server/cable_client.hpp"
+#include "clients/cpp/cable_client.hpp"
 #include "tests/chaos/history.hpp"
 #include "tests/support/swarm.hpp"
 #include "tests/support/world.hpp"

@@ -51,7 +51,7 @@ SWEEP_GRACE = 0.25    # for the sweep's own work, and for where its rounds fall
 TOKEN_LIMIT = 30.0
 NO_PONG_MARGIN = 0.1  # for the server's timers, and for what was on its way
 UNREACHABLE_LIMIT = 12.0  # stage.cpp sets it
-SUBSCRIBE_LIMIT = 8.0     # server/cable_connection.cpp
+SUBSCRIBE_LIMIT = 8.0     # server/cable/cable_connection.cpp
 
 HOLES = {"door_hole", "door_hole_up"}  # nothing reaches the node, nobody is told
 

@@ -1,4 +1,4 @@
-#include "db/arrays.hpp"
+#include "db/store/arrays.hpp"
 #include "tests/support/catch.hpp"
 
 #include <stdexcept>

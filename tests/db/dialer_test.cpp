@@ -1,5 +1,5 @@
 // Connecting: hosts that say nothing, lists of them, and a stop meanwhile.
-#include "db/dialer.hpp"
+#include "db/session/dialer.hpp"
 #include "tests/db/node.hpp"
 
 #include <arpa/inet.h>

@@ -1,5 +1,5 @@
 // One owner who asks as fast as he gets answers, and another one.
-#include "db/batch_pacing.hpp"
+#include "db/store/batch_pacing.hpp"
 #include "tests/db/altered_function.hpp"
 
 #include <algorithm>

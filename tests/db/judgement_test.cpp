@@ -1,6 +1,6 @@
 // One ill at a time, planted in a real database: doctor names it with its cure.
-#include "db/admin.hpp"
-#include "db/doctor.hpp"
+#include "db/admin/admin.hpp"
+#include "db/admin/doctor.hpp"
 #include "tests/db/node.hpp"
 #include "tests/support/process.hpp"
 

@@ -1,7 +1,7 @@
 // What the tests of the store share: a mailbox that remembers, and a store as a node has it.
 #pragma once
 
-#include "db/postgres_store.hpp"
+#include "db/store/postgres_store.hpp"
 #include "tests/db/roles.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/postgres.hpp"

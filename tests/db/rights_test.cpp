@@ -1,6 +1,6 @@
 // A node whose role, settings or rights are not what they should be: nobody is told a lie, the
 // reason is said once, and all is done once it is put right.
-#include "db/schema.hpp"
+#include "db/admin/schema.hpp"
 #include "tests/db/node.hpp"
 
 using namespace presenced;

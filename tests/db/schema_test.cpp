@@ -1,5 +1,5 @@
-#include "db/admin.hpp"
-#include "db/schema.hpp"
+#include "db/admin/admin.hpp"
+#include "db/admin/schema.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/postgres.hpp"
 

@@ -7,9 +7,9 @@
 // them.
 #include "bench/instant_store.hpp"
 #include "bench/swarm.hpp"
-#include "server/listener.hpp"
-#include "server/node.hpp"
-#include "server/shard.hpp"
+#include "server/app/listener.hpp"
+#include "server/node/node.hpp"
+#include "server/app/shard.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/swarm.hpp"
 #include "tests/support/world.hpp"

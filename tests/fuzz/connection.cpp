@@ -5,8 +5,8 @@
 // The bytes come twice, at once and in two pieces: what HTTP answers may not depend on how TCP cut
 // them. When the peer has gone, nothing of it may be left.
 #include "protocol/codec.hpp"
-#include "server/http_session.hpp"
-#include "server/shard.hpp"
+#include "server/http/http_session.hpp"
+#include "server/app/shard.hpp"
 #include "tests/fuzz/check.hpp"
 
 #include <nlohmann/json.hpp>

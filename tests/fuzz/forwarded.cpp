@@ -1,6 +1,6 @@
 // Any X-Forwarded-* fields, from any peer. The input is five lines: peer, trusted block, Host,
 // X-Forwarded-For, X-Forwarded-Host.
-#include "server/forwarded.hpp"
+#include "server/http/forwarded.hpp"
 #include "tests/fuzz/check.hpp"
 
 #include <stdexcept>

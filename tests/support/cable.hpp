@@ -1,7 +1,7 @@
 // One Action Cable client for tests, synchronous: it is told what to do and asked what it heard.
 #pragma once
 
-#include "server/cable_client.hpp"
+#include "clients/cpp/cable_client.hpp"
 #include "tests/support/eventually.hpp"
 
 #include <boost/asio/executor_work_guard.hpp>

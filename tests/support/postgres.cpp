@@ -1,6 +1,6 @@
 #include "tests/support/postgres.hpp"
 
-#include "db/schema.hpp"
+#include "db/admin/schema.hpp"
 
 #include <libpq-fe.h>
 

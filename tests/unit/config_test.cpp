@@ -1,6 +1,6 @@
-#include "server/config.hpp"
-#include "server/log.hpp"
-#include "server/url.hpp"
+#include "server/node/config.hpp"
+#include "server/node/log.hpp"
+#include "clients/cpp/url.hpp"
 #include "tests/support/catch.hpp"
 
 #include <arpa/inet.h>

@@ -1,4 +1,4 @@
-#include "db/conninfo.hpp"
+#include "db/session/conninfo.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace presenced::db;

@@ -1,4 +1,4 @@
-#include "db/line_limit.hpp"
+#include "base/line_limit.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace presenced::db;

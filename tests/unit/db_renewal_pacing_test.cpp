@@ -1,6 +1,6 @@
 // Which leases are renewed next, and which are vouched for: events and times in, batches out.
-#include "db/connection.hpp"
-#include "db/renewal_pacing.hpp"
+#include "db/session/connection.hpp"
+#include "db/store/renewal_pacing.hpp"
 #include "tests/support/catch.hpp"
 
 #include <algorithm>

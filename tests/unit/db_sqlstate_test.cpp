@@ -1,4 +1,4 @@
-#include "db/sqlstate.hpp"
+#include "db/session/sqlstate.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace presenced::db::sqlstate;

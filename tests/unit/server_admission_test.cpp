@@ -1,4 +1,4 @@
-#include "server/admission.hpp"
+#include "server/node/admission.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace presenced::server;

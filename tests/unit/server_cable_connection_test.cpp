@@ -1,8 +1,8 @@
 // What a connection does when the store has no room, which a real PostgreSQL says only under 65,536
 // waiting subscribes, and when there is no memory.
 #include "protocol/codec.hpp"
-#include "server/cable_connection.hpp"
-#include "server/shard.hpp"
+#include "server/cable/cable_connection.hpp"
+#include "server/app/shard.hpp"
 #include "tests/support/catch.hpp"
 
 #include <boost/asio/post.hpp>

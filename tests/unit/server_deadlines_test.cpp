@@ -1,6 +1,6 @@
 // Events and times go in, the steps that are due come out. No clock and no socket: a test says what
 // time it is.
-#include "server/deadlines.hpp"
+#include "server/cable/deadlines.hpp"
 #include "tests/support/catch.hpp"
 
 #include <string>

@@ -1,6 +1,6 @@
 // The router, the head of a request and the bytes of an answer, without a socket.
-#include "server/request_head.hpp"
-#include "server/router.hpp"
+#include "server/http/request_head.hpp"
+#include "server/http/router.hpp"
 #include "tests/support/catch.hpp"
 
 #include <string>

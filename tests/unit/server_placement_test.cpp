@@ -1,4 +1,4 @@
-#include "server/placement.hpp"
+#include "server/app/placement.hpp"
 #include "tests/support/catch.hpp"
 
 #include <vector>

@@ -1,8 +1,8 @@
-#include "server/admission.hpp"
-#include "server/forwarded.hpp"
-#include "server/hub.hpp"
-#include "server/outbox.hpp"
-#include "server/slot_table.hpp"
+#include "server/node/admission.hpp"
+#include "server/http/forwarded.hpp"
+#include "server/cable/hub.hpp"
+#include "server/cable/outbox.hpp"
+#include "server/loop/slot_table.hpp"
 #include "tests/support/catch.hpp"
 
 #include <string>

@@ -1,4 +1,4 @@
-#include "server/subscription_set.hpp"
+#include "server/cable/subscription_set.hpp"
 #include "tests/support/catch.hpp"
 
 #include <memory>

@@ -1,4 +1,4 @@
-#include "server/wheel.hpp"
+#include "server/loop/wheel.hpp"
 #include "tests/support/catch.hpp"
 
 #include <functional>

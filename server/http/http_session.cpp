@@ -1,0 +1,378 @@
+#include "server/http/http_session.hpp"
+
+#include "base/text.hpp"
+#include "server/auth/client_info.hpp"
+#include "server/http/http_exchange.hpp"
+#include "server/node/log.hpp"
+#include "server/http/request_head.hpp"
+#include "server/app/shard.hpp"
+#include "server/cable/websocket_factory.hpp"
+
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/read.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <spdlog/spdlog.h>
+
+#include <exception>
+#include <optional>
+#include <utility>
+
+namespace presenced::server {
+
+namespace {
+
+namespace beast = boost::beast;
+namespace http = beast::http;
+using namespace std::chrono_literals;
+
+constexpr auto request_limit = 10s;        // for a request to be complete, and for its answer
+constexpr auto goodbye_limit = 2s;         // for the peer to read an error and close
+constexpr unsigned refusals_a_second = 10; // in the log
+constexpr std::size_t header_limit = 16 * 1024;
+constexpr std::size_t read_size = 4 * 1024;
+// Room for a head and the requests that are pipelined behind it, or for one chunk of a body.
+constexpr std::size_t buffer_limit = 64 * 1024;
+
+std::string_view view(beast::string_view s) {
+    return {s.data(), s.size()};
+}
+
+// RFC 9112 section 9.3. Beast looks at the first Connection field alone.
+bool wants_to_stay(http_request const& request) {
+    return request.version() >= 11 ? !list_has(request, "Connection", "close")
+                                   : list_has(request, "Connection", "keep-alive") &&
+                                         !list_has(request, "Connection", "close");
+}
+
+// Beast's handshake looks at the first field of a name alone.
+void join_lists(http_request& request) {
+    for (auto const name : {http::field::connection, http::field::upgrade}) {
+        auto const list = list_of(request, view(http::to_string(name)));
+        if (!list.empty()) {
+            request.set(name, beast::string_view{list.data(), list.size()});
+        }
+    }
+}
+
+class session final : public http_session,
+                      public http_exchange,
+                      public std::enable_shared_from_this<session>,
+                      private wheel::entry {
+public:
+    session(shard& home, tcp_socket socket)
+        : shard_{home}
+        , socket_{std::move(socket)} {}
+
+    ~session() override { shard_.forget_http(*this); }
+
+    void start() {
+        error_code ec;
+        auto const peer = socket_.remote_endpoint(ec);
+        if (ec) {
+            return; // it is gone already
+        }
+        peer_ = peer.address();
+        // Or every small frame waits 40 ms for an acknowledgement (Nagle and delayed ACK).
+        socket_.set_option(tcp::no_delay{true}, ec);
+        begin_request();
+    }
+
+    // http_session
+    void drop() override {
+        timers().cancel(*this);
+        error_code ignored; // it is being thrown away
+        socket_.close(ignored);
+    }
+    bool is_expendable() const override { return what_ != doing::handling; }
+
+    // http_exchange
+    http_request const& request() const override { return request_; }
+    std::vector<std::string> const& captured() const override { return route_.captured; }
+    client_of_request client() const override;
+    shard& home() override { return shard_; }
+    void answer(http_answer what) override;
+    void upgrade(std::string_view subprotocol, client_info facts) override;
+
+private:
+    // What a deadline ends.
+    enum class doing : std::uint8_t { reading, handling, writing, leaving };
+
+    void begin_request();
+    void read_head();
+    void on_head_bytes(error_code ec, std::size_t size);
+    void on_head(std::string_view head);
+    void prepare_request();
+    bool is_body_refused();
+    void read_body();
+    void on_read_failed(error_code ec);
+    void handle();
+    void refuse_request(request_problem const& problem);
+    void on_answered(error_code ec);
+    void discard();
+    void on_deadline(wheel::clock::time_point) override;
+
+    std::string_view received() const {
+        auto const bytes = buffer_.data();
+        return {static_cast<char const*>(bytes.data()), bytes.size()};
+    }
+    node& shared() const { return shard_.shared(); }
+    wheel& timers() { return shard_.timers(); }
+    void set_deadline(doing what, wheel::clock::duration limit) {
+        what_ = what;
+        timers().schedule(*this, wheel::clock::now() + limit);
+    }
+
+    shard& shard_;
+    tcp_socket socket_;
+    asio::ip::address peer_;
+    beast::flat_buffer buffer_{buffer_limit};
+    doing what_ = doing::reading;
+    bool timed_out_ = false;
+    bool has_answered_ = false; // at least one request
+
+    // Of the request under way.
+    head_scanner scanner_;
+    std::optional<http::request_parser<http::string_body>> parser_;
+    http_request request_;
+    std::string target_host_; // of an absolute target
+    router::found route_;
+    answered_request to_;
+    std::string outgoing_;
+};
+
+// ---- Reading ------------------------------------------------------------------------------------
+
+void session::begin_request() {
+    scanner_ = {};
+    parser_.reset();
+    request_ = {};
+    target_host_.clear();
+    to_ = {};
+    timed_out_ = false;
+    set_deadline(doing::reading, request_limit);
+    read_head();
+}
+
+void session::read_head() {
+    auto const found = scanner_.scan(received());
+    if (found == head_scanner::state::garbage) {
+        refuse_request({400, "not_http", "This is not an HTTP/1 request."});
+    } else if (found == head_scanner::state::complete && scanner_.end() <= header_limit) {
+        on_head(received().substr(scanner_.begin(), scanner_.end() - scanner_.begin()));
+    } else if (received().size() >= header_limit) {
+        shared().figures.limited("header_size");
+        answer(refuse(431, "The headers are too large."));
+    } else {
+        auto const room = buffer_.prepare(read_size);
+        socket_.async_read_some(room, [self = shared_from_this()](error_code ec, std::size_t size) {
+            self->on_head_bytes(ec, size);
+        });
+    }
+}
+
+void session::on_head_bytes(error_code ec, std::size_t size) {
+    if (ec) {
+        on_read_failed(ec);
+        return;
+    }
+    buffer_.commit(size);
+    read_head();
+}
+
+void session::on_read_failed(error_code ec) {
+    if (timed_out_ && has_answered_ && received().empty() && !parser_) {
+        drop(); // an idle keep-alive connection; nobody waits for an answer
+    } else if (timed_out_) {
+        shared().figures.limited("request_timeout");
+        answer(refuse(408, "The request took too long."));
+    } else if (ec == http::error::body_limit) {
+        answer(refuse(413, "The body is larger than 1 MiB."));
+    } else if (ec == http::error::end_of_stream || ec == http::error::partial_message ||
+               ec.category() == asio::error::get_system_category() ||
+               ec.category() == asio::error::get_misc_category()) {
+        drop(); // the peer left
+    } else {
+        refuse_request({400, "body", "The body is not what its head says."});
+    }
+}
+
+void session::on_head(std::string_view head) {
+    if (auto const problem = find_problem(head)) {
+        refuse_request(*problem);
+        return;
+    }
+    parser_.emplace();
+    parser_->header_limit(header_limit);
+    parser_->body_limit(body_limit);
+    error_code ec;
+    parser_->put(asio::const_buffer{head.data(), head.size()}, ec);
+    buffer_.consume(scanner_.end());
+    if (ec == http::error::body_limit) {
+        on_read_failed(ec);
+        return;
+    }
+    if (ec || !parser_->is_header_done()) {
+        refuse_request({400, "not_http", "This is not an HTTP/1 request."});
+        return;
+    }
+    prepare_request();
+}
+
+// Decides who handles it, before its body is read.
+void session::prepare_request() {
+    auto& parsed = parser_->get();
+    auto const method = view(parsed.method_string());
+    to_ = {method == "HEAD", parsed.version() < 11, wants_to_stay(parsed)};
+    auto const target = parse_target(method, view(parsed.target()));
+    target_host_ = target->host; // find_problem() saw that there is one
+    parsed.target(target->path_and_query);
+    auto matched = shared().routes.match(method, path_of(parsed));
+    if (auto* refusal = std::get_if<http_answer>(&matched)) {
+        refusal->closes = !parser_->is_done();
+        answer(std::move(*refusal));
+        return;
+    }
+    route_ = std::move(std::get<router::found>(matched));
+    if (parser_->is_done()) {
+        handle();
+    } else if (!is_body_refused()) {
+        read_body();
+    }
+}
+
+bool session::is_body_refused() {
+    auto const& parsed = parser_->get();
+    auto const length = parser_->content_length();
+    if (asks_for_websocket(parsed)) {
+        refuse_request({400, "upgrade_body", "A request for an upgrade has no body."});
+        return true;
+    }
+    if (auto refusal = refuse_body(route_, value_of(parsed, "Content-Type"),
+                                   length ? std::optional<std::uint64_t>{*length} : std::nullopt)) {
+        answer(std::move(*refusal));
+        return true;
+    }
+    return false;
+}
+
+void session::read_body() {
+    auto const waits =
+        !to_.is_old && received().empty() && list_has(parser_->get(), "Expect", "100-continue");
+    outgoing_ = waits ? "HTTP/1.1 100 Continue\r\n\r\n" : "";
+    // An empty write is done at once.
+    asio::async_write(socket_, asio::buffer(outgoing_),
+                      [self = shared_from_this()](error_code ec, std::size_t) {
+                          if (ec) {
+                              self->on_read_failed(ec);
+                              return;
+                          }
+                          http::async_read(self->socket_, self->buffer_, *self->parser_,
+                                           [self](error_code failure, std::size_t) {
+                                               if (failure) {
+                                                   self->on_read_failed(failure);
+                                               } else {
+                                                   self->handle();
+                                               }
+                                           });
+                      });
+}
+
+// ---- Answering ----------------------------------------------------------------------------------
+
+client_of_request session::client() const {
+    auto const host = target_host_.empty() ? value_of(request_, "Host") : target_host_;
+    // haproxy puts its entry into a field of its own, behind what the client sent.
+    return find_client(peer_, host, list_of(request_, "X-Forwarded-For"),
+                       list_of(request_, "X-Forwarded-Host"), shared().settings.trusted_proxies);
+}
+
+void session::handle() {
+    request_ = parser_->release();
+    join_lists(request_);
+    set_deadline(doing::handling, request_limit);
+    (*route_.handle)(shared_from_this());
+}
+
+void session::refuse_request(request_problem const& problem) {
+    shared().figures.bad_request(problem.cause);
+    static thread_local line_limit limit{refusals_a_second};
+    if (auto const more = limit.admit()) {
+        spdlog::info("http request refused status={} cause={} address={} why=\"{}\"{}",
+                     problem.status, problem.cause, peer_.to_string(), problem.text, *more);
+    }
+    answer(refuse(problem.status, problem.text));
+}
+
+void session::answer(http_answer what) {
+    to_.keep_alive = to_.keep_alive && !what.closes;
+    shared().figures.http_answered(what.status);
+    outgoing_ = serialize(what, to_);
+    set_deadline(doing::writing, request_limit);
+    asio::async_write(socket_, asio::buffer(outgoing_),
+                      [self = shared_from_this()](error_code ec, std::size_t) {
+                          self->timers().cancel(*self);
+                          self->on_answered(ec);
+                      });
+}
+
+void session::upgrade(std::string_view subprotocol, client_info facts) {
+    timers().cancel(*this);
+    shard_.open_cable(make_websocket(std::move(socket_), std::move(request_), subprotocol),
+                      std::move(facts));
+}
+
+void session::on_answered(error_code ec) {
+    if (ec) {
+        drop();
+    } else if (to_.keep_alive) {
+        has_answered_ = true;
+        begin_request();
+    } else {
+        // Closing with unread input would reset the connection, and the peer might lose the
+        // answer: read on for a moment.
+        socket_.shutdown(tcp::socket::shutdown_send, ec);
+        set_deadline(doing::leaving, goodbye_limit);
+        discard();
+    }
+}
+
+void session::discard() {
+    buffer_.clear();
+    auto const room = buffer_.prepare(read_size);
+    socket_.async_read_some(room, [self = shared_from_this()](error_code ec, std::size_t) {
+        if (ec) {
+            self->drop();
+        } else {
+            self->discard();
+        }
+    });
+}
+
+void session::on_deadline(wheel::clock::time_point) {
+    // Whoever works on it may let go of it now.
+    auto const self = shared_from_this();
+    if (what_ == doing::reading) {
+        // The read ends with operation_aborted, and then the answer is written.
+        timed_out_ = true;
+        error_code ignored; // a read that has ended needs no cancelling
+        socket_.cancel(ignored);
+        return;
+    }
+    if (what_ == doing::handling) {
+        spdlog::error("http handler overran, dropped address={} path={}", peer_.to_string(),
+                      log_value(path_of(request_)));
+    }
+    drop();
+}
+
+} // namespace
+
+void start_http(shard& home, tcp_socket socket) {
+    auto const s = std::make_shared<session>(home, std::move(socket));
+    home.keep_http(*s);
+    s->start();
+}
+
+} // namespace presenced::server
