@@ -2,7 +2,7 @@
 
 #include <utility>
 
-namespace presenced::db {
+namespace presenced::base {
 
 std::optional<std::string> line_limit::admit(std::chrono::steady_clock::time_point now) {
     auto const second =
@@ -19,4 +19,4 @@ std::optional<std::string> line_limit::admit(std::chrono::steady_clock::time_poi
     return left_out == 0 ? std::string{} : " suppressed=" + std::to_string(left_out);
 }
 
-} // namespace presenced::db
+} // namespace presenced::base

@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-namespace presenced::db {
+namespace presenced::base {
 
 // For lines that strangers can cause by the thousand: so many a second are written, the others are
 // counted. Not thread-safe: one for each thread and kind of line.
@@ -27,4 +27,4 @@ private:
     std::int64_t second_ = 0;
 };
 
-} // namespace presenced::db
+} // namespace presenced::base

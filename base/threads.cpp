@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-namespace presenced::server {
+namespace presenced::base {
 
 std::string explain_thread_error(std::system_error const& e) {
     if (e.code() != std::errc::resource_unavailable_try_again) {
@@ -17,4 +17,4 @@ void throw_thread_error(std::string_view what, std::system_error const& e) {
                              explain_thread_error(e)};
 }
 
-} // namespace presenced::server
+} // namespace presenced::base

@@ -7,7 +7,7 @@
 #include <thread>
 #include <utility>
 
-namespace presenced::server {
+namespace presenced::base {
 
 // What std::thread's constructor has thrown, as a line that names the limit and the cure; any other
 // error in its own words.
@@ -25,4 +25,4 @@ std::thread start_thread(std::string_view what, F&& f) {
     }
 }
 
-} // namespace presenced::server
+} // namespace presenced::base

@@ -1,6 +1,6 @@
 // Tens of thousands of Action Cable sessions on one thread, for the load driver.
 //
-// Not server::cable_client, which the tests use: that one is Beast, as is the server, and on a
+// Not clients::cable_client, which the tests use: that one is Beast, as is the server, and on a
 // machine that the two share, a client as dear as the server would measure itself. This one speaks
 // just enough of RFC 6455 over epoll: one request, short unfragmented text frames, pongs. Frames
 // are masked with zero: a mask is for proxies that mistake frames for requests, and there are none.

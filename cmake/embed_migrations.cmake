@@ -50,7 +50,7 @@ foreach(file IN LISTS files)
 endforeach()
 
 file(WRITE "${OUTPUT}" "// Generated from migrations/ by cmake/embed_migrations.cmake.
-#include \"db/admin/schema.hpp\"
+#include \"db/session/migrations.hpp\"
 
 namespace presenced::db {
 

@@ -1,8 +1,8 @@
 #include "clients/cpp/cable_client.hpp"
 
 #include "protocol/codec.hpp"
-#include "server/loop/net.hpp"
 
+#include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/compose.hpp>
 #include <boost/asio/connect.hpp>
@@ -18,11 +18,17 @@
 #include <deque>
 #include <variant>
 
-namespace presenced::server {
+namespace presenced::clients {
 
 namespace {
 
+namespace asio = boost::asio;
 namespace beast = boost::beast;
+using boost::system::error_code;
+using tcp = asio::ip::tcp;
+// Without type erasure, which costs every idle client a kilobyte and more.
+using executor = asio::io_context::executor_type;
+using tcp_socket = asio::basic_stream_socket<tcp, executor>;
 namespace websocket = beast::websocket;
 using timer = asio::basic_waitable_timer<std::chrono::steady_clock,
                                          asio::wait_traits<std::chrono::steady_clock>, executor>;
@@ -539,4 +545,4 @@ std::size_t cable_client::unsent() const {
     return connection_->queue.size();
 }
 
-} // namespace presenced::server
+} // namespace presenced::clients

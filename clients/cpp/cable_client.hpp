@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-namespace presenced::server {
+namespace presenced::clients {
 
 using header_list = std::vector<std::pair<std::string, std::string>>;
 
@@ -101,4 +101,4 @@ private:
     std::shared_ptr<connection> connection_;
 };
 
-} // namespace presenced::server
+} // namespace presenced::clients

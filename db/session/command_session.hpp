@@ -2,8 +2,8 @@
 // For .cpp files of db/ only: it shows libpqxx.
 #pragma once
 
+#include "db/session/errors.hpp"
 #include "db/session/rows.hpp"
-#include "db/admin/schema.hpp"
 #include "db/session/session.hpp"
 
 #include <memory>

@@ -3,8 +3,8 @@
 // sweep) and for `doctor`. Asks the catalogue: it takes no lock, but for the sequences' tables.
 #pragma once
 
+#include "db/session/migrations.hpp"
 #include "db/session/rows.hpp"
-#include "db/admin/schema.hpp"
 
 #include <functional>
 #include <string>

@@ -2,8 +2,8 @@
 // lines of an outage.
 #pragma once
 
+#include "db/session/health.hpp"
 #include "db/session/observer.hpp"
-#include "db/store/store.hpp"
 
 #include <mutex>
 #include <optional>

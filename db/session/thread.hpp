@@ -1,4 +1,4 @@
-// How a database thread starts, and how it goes on after an exception.
+// How a database thread goes on after an exception.
 #pragma once
 
 #include "base/line_limit.hpp"
@@ -6,13 +6,8 @@
 
 #include <chrono>
 #include <exception>
-#include <functional>
-#include <thread>
 
 namespace presenced::db {
-
-// Throws std::runtime_error, which names the limits that keep a thread from starting.
-std::thread start_thread(std::function<void()> body);
 
 // Writes one line about an exception that a database thread has caught, and no more than one a
 // second. Does not throw. One for each thread.
@@ -24,7 +19,7 @@ public:
 
 private:
     char const* lane_;
-    line_limit lines_{1};
+    base::line_limit lines_{1};
 };
 
 // Calls `step` until it returns false. An exception (a bug, or no memory) ends that step only:

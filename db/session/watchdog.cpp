@@ -1,5 +1,6 @@
 #include "db/session/watchdog.hpp"
 
+#include "base/threads.hpp"
 #include "db/session/thread.hpp"
 
 #include <algorithm>
@@ -9,7 +10,7 @@
 namespace presenced::db {
 
 watchdog::watchdog()
-    : thread_{start_thread([this] { run(); })} {}
+    : thread_{base::start_thread("the database", [this] { run(); })} {}
 
 watchdog::~watchdog() {
     {

@@ -1,11 +1,12 @@
 #include "db/store/answers.hpp"
 
+#include "base/threads.hpp"
 #include "db/session/thread.hpp"
 
 namespace presenced::db {
 
 courier::courier()
-    : thread_{start_thread([this] { run(); })} {}
+    : thread_{base::start_thread("the database", [this] { run(); })} {}
 
 courier::~courier() {
     {

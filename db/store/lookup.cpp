@@ -1,8 +1,9 @@
 #include "db/store/lookup.hpp"
 
 #include "base/text.hpp"
-#include "db/store/arrays.hpp"
+#include "base/threads.hpp"
 #include "db/session/thread.hpp"
+#include "db/store/arrays.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -50,7 +51,7 @@ lookup::lookup(session_context const& context, std::size_t board_number, stop_si
              lock_timeout,
              true,
              {&statements::authenticate, &statements::check_tokens}}}
-    , thread_{start_thread([this] {
+    , thread_{base::start_thread("the database", [this] {
         keep_going(
             "lookup", stop_, [this] { return step(); }, [this] { link_.replace(); });
     })} {}

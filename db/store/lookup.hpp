@@ -1,8 +1,8 @@
 // The lookup thread: whose access token is this, and which of these are over by now.
 #pragma once
 
-#include "db/store/answers.hpp"
 #include "db/session/connection.hpp"
+#include "db/store/answers.hpp"
 
 #include <condition_variable>
 #include <deque>

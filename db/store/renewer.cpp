@@ -1,10 +1,11 @@
 #include "db/store/renewer.hpp"
 
-#include "db/store/answer_row.hpp"
-#include "db/store/arrays.hpp"
+#include "base/threads.hpp"
 #include "db/session/conninfo.hpp"
 #include "db/session/judgement.hpp"
 #include "db/session/thread.hpp"
+#include "db/store/answer_row.hpp"
+#include "db/store/arrays.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -49,7 +50,7 @@ renewer::renewer(session_context const& context, postgres_options const& options
     , pacing_{{options.timings.tick(), options.timings.gathering(), options.timings.sweep},
               steady_clock::now()}
     , next_judgement_{steady_clock::now()}
-    , thread_{start_thread([this] {
+    , thread_{base::start_thread("the database", [this] {
         keep_going(
             "renewal", stop_, [this] { return step(); },
             [this] {

@@ -1,9 +1,9 @@
 // The renewal thread: renewals in key order with asynchronous commits, and the node's tick.
 #pragma once
 
-#include "db/store/answers.hpp"
-#include "db/session/connection.hpp"
 #include "base/line_limit.hpp"
+#include "db/session/connection.hpp"
+#include "db/store/answers.hpp"
 #include "db/store/postgres_store.hpp"
 #include "db/store/renewal_pacing.hpp"
 
@@ -73,8 +73,8 @@ private:
     time_point judged_{};
     std::set<std::string> warned_; // each once a process
     lease_answers answers_;
-    line_limit refusals_{10};
-    line_limit puzzles_{1};
+    base::line_limit refusals_{10};
+    base::line_limit puzzles_{1};
     std::thread thread_;
 };
 

@@ -1,9 +1,10 @@
 #include "db/store/sweeper.hpp"
 
+#include "base/threads.hpp"
+#include "db/session/thread.hpp"
 #include "db/store/answer_row.hpp"
 #include "db/store/arrays.hpp"
 #include "db/store/flip.hpp"
-#include "db/session/thread.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -28,7 +29,7 @@ sweeper::sweeper(session_context const& context, postgres_options const& options
     , watcher_{context.watcher}
     , stop_{stop}
     , link_{context, {"sweep", board_number, true, true, lock_timeout, false, {&statements::sweep}}}
-    , thread_{start_thread([this] {
+    , thread_{base::start_thread("the database", [this] {
         keep_going(
             "sweep", stop_, [this] { return step(); },
             [this] {

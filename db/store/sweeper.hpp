@@ -1,8 +1,8 @@
 // The sweep thread: puts right, over all nodes, what nobody else did.
 #pragma once
 
-#include "db/session/connection.hpp"
 #include "base/line_limit.hpp"
+#include "db/session/connection.hpp"
 #include "db/store/postgres_store.hpp"
 
 #include <thread>
@@ -28,7 +28,7 @@ private:
     stop_signal& stop_;
     connection link_;
     int limit_ = agents_a_round;
-    line_limit repairs_{100}; // a second; routing_transitions has all of them
+    base::line_limit repairs_{100}; // a second; routing_transitions has all of them
     std::thread thread_;
 };
 

@@ -1,9 +1,10 @@
 #include "db/store/transition_lane.hpp"
 
+#include "base/threads.hpp"
+#include "db/session/thread.hpp"
 #include "db/store/answer_row.hpp"
 #include "db/store/arrays.hpp"
 #include "db/store/flip.hpp"
-#include "db/session/thread.hpp"
 
 #include <spdlog/spdlog.h>
 
@@ -329,7 +330,7 @@ transition_lane::transition_lane(unsigned number, session_context const& context
              false,
              {&statements::transition}}}
     , batch_{link_, queue, context.watcher, node, context.call_timeout}
-    , thread_{start_thread([this] {
+    , thread_{base::start_thread("the database", [this] {
         keep_going(
             "transition", stop_, [this] { return step(); }, [this] { batch_.put_down(work_); });
     })} {}
@@ -391,7 +392,7 @@ busy_lane::busy_lane(session_context const& context, std::string const& node,
     , link_{context,
             {"busy", board_number, true, true, busy_lock_timeout, false, {&statements::transition}}}
     , batch_{link_, queue, context.watcher, node, context.call_timeout}
-    , thread_{start_thread([this] {
+    , thread_{base::start_thread("the database", [this] {
         keep_going(
             "busy", stop_, [this] { return step(); }, [this] { batch_.put_down(work_); });
     })} {}

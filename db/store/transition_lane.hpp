@@ -1,9 +1,9 @@
 // The threads that write acquires and releases: one function call a batch.
 #pragma once
 
-#include "db/store/answers.hpp"
-#include "db/session/connection.hpp"
 #include "base/line_limit.hpp"
+#include "db/session/connection.hpp"
+#include "db/store/answers.hpp"
 #include "db/store/transition_queue.hpp"
 
 #include <list>
@@ -71,9 +71,9 @@ private:
     operations finished_; // their answers are in answers_
     operations dropped_;  // taken back before they could be sent, and not yet in answers_
     lease_answers answers_;
-    line_limit refusals_{10};
-    line_limit puzzles_{1};
-    line_limit suspicions_{1};
+    base::line_limit refusals_{10};
+    base::line_limit puzzles_{1};
+    base::line_limit suspicions_{1};
     bool doubted_ = false; // the session's plans may be stale: one request was refused for that
 };
 

@@ -1,10 +1,11 @@
 #include "server/app/app.hpp"
 
+#include "base/threads.hpp"
 #include "server/app/listener.hpp"
+#include "server/app/shard.hpp"
+#include "server/http/routes.hpp"
 #include "server/node/log.hpp"
 #include "server/node/node.hpp"
-#include "server/app/shard.hpp"
-#include "base/threads.hpp"
 
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
@@ -98,7 +99,7 @@ private:
     std::vector<std::unique_ptr<shard>> make_shards() {
         std::vector<std::unique_ptr<shard>> made;
         for (unsigned i = 0; i < settings_.threads; ++i) {
-            made.push_back(std::make_unique<shard>(node_));
+            made.push_back(std::make_unique<shard>(node_, routes_));
         }
         return made;
     }
@@ -150,6 +151,7 @@ private:
     store_source const& source_;
     metrics figures_;
     node node_;
+    router const routes_{make_routes(settings_)};
     std::vector<std::unique_ptr<shard>> shards_;
     // After the shards: the accept that it still holds at the end has a socket of one of theirs.
     asio::io_context context_{1};
@@ -193,7 +195,7 @@ int app::run() {
     }
     listener_.start();
     spdlog::info("app listening addresses={} path={}", addresses, settings_.path);
-    finder_ = start_thread("the search for the database", [this] {
+    finder_ = base::start_thread("the search for the database", [this] {
         find_database();
         std::lock_guard const lock{finder_mutex_};
         finder_done_ = true;
@@ -280,7 +282,7 @@ std::optional<std::string> app::try_to_find_database() {
             asio::post(context_, [this, what = std::string{e.what()}] { fail(what, 1); });
             return std::nullopt;
         } catch (std::system_error const& e) {
-            why = explain_thread_error(e); // of a thread that watches over the search
+            why = base::explain_thread_error(e); // of a thread that watches over the search
         } catch (std::exception const& e) {
             why = e.what();
         }
@@ -315,7 +317,7 @@ void app::on_schema(db::schema_facts facts) {
             store_->subscribe_to_outages(*s);
         }
     } catch (std::system_error const& e) {
-        fail("cannot start the database threads: " + explain_thread_error(e), 1);
+        fail("cannot start the database threads: " + base::explain_thread_error(e), 1);
         return;
     } catch (std::exception const& e) {
         fail(e.what(), 1);

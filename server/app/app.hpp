@@ -1,8 +1,8 @@
 // One presenced process, from start to exit: wiring, and the order of starting and stopping.
 #pragma once
 
-#include "db/store/postgres_store.hpp"
 #include "db/admin/schema.hpp"
+#include "db/store/postgres_store.hpp"
 #include "server/node/config.hpp"
 
 #include <functional>

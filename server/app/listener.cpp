@@ -1,8 +1,8 @@
 #include "server/app/listener.hpp"
 
-#include "server/node/log.hpp"
 #include "server/app/placement.hpp"
 #include "server/app/shard.hpp"
+#include "server/node/log.hpp"
 
 #include <boost/asio/error.hpp>
 #include <boost/asio/ip/v6_only.hpp>

@@ -2,8 +2,8 @@
 // Runs on the app's own io_context; not thread-safe.
 #pragma once
 
-#include "server/node/config.hpp"
 #include "server/loop/net.hpp"
+#include "server/node/config.hpp"
 
 #include <boost/asio/basic_socket_acceptor.hpp>
 #include <boost/asio/steady_timer.hpp>

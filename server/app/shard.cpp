@@ -1,10 +1,9 @@
 #include "server/app/shard.hpp"
 
+#include "base/threads.hpp"
 #include "protocol/codec.hpp"
-#include "server/auth/authenticator.hpp"
 #include "server/cable/cable_connection.hpp"
 #include "server/http/http_session.hpp"
-#include "base/threads.hpp"
 
 #include <boost/asio/post.hpp>
 #include <spdlog/spdlog.h>
@@ -61,8 +60,9 @@ private:
 
 } // namespace
 
-shard::shard(node& shared)
+shard::shard(node& shared, router const& routes)
     : shared_{shared}
+    , routes_{routes}
     , random_{std::random_device{}()}
     , work_{context_.get_executor()}
     , wheel_{context_, granularity(shared.timings)} {}
@@ -77,7 +77,7 @@ void shard::start() {
         wheel_.start();
         wheel_.schedule(token_check_, wheel::clock::now() + token_check_interval);
     });
-    thread_ = start_thread("a shard", [this] {
+    thread_ = base::start_thread("a shard", [this] {
         for (;;) {
             try {
                 context_.run();

@@ -4,11 +4,12 @@
 
 #include "server/cable/cable_host.hpp"
 #include "server/cable/leases.hpp"
-#include "server/loop/net.hpp"
-#include "server/node/node.hpp"
 #include "server/cable/outbox.hpp"
+#include "server/http/http_host.hpp"
+#include "server/loop/net.hpp"
 #include "server/loop/slot_table.hpp"
 #include "server/loop/wheel.hpp"
+#include "server/node/node.hpp"
 
 #include <boost/asio/executor_work_guard.hpp>
 
@@ -24,14 +25,11 @@
 namespace presenced::server {
 
 class cable_connection;
-struct client_info;
-class http_session;
-class token_asker;
-class websocket;
 
-class shard final : public db::mailbox, public cable_host {
+class shard final : public db::mailbox, public cable_host, public http_host {
 public:
-    explicit shard(node& shared);
+    // `routes` outlive it.
+    shard(node& shared, router const& routes);
     ~shard();
 
     // ---- Any thread -------------------------------------------------------------------------
@@ -66,14 +64,14 @@ public:
     node& shared() override { return shared_; }
     wheel& timers() override { return wheel_; }
 
-    // A request asked for an upgrade and may have it.
-    void open_cable(std::shared_ptr<websocket> socket, client_info client);
-    void keep_http(http_session& s);
-    void forget_http(http_session& s);
-
-    // Asks for the token's owner; on_token() gets the answer, unless it is forgotten before.
-    std::uint64_t authenticate(db::token_digest const& digest, std::shared_ptr<token_asker> asker);
-    void forget_lookup(std::uint64_t lookup);
+    // http_host
+    router const& routes() const override { return routes_; }
+    void open_cable(std::shared_ptr<websocket> socket, client_info client) override;
+    void keep_http(http_session& s) override;
+    void forget_http(http_session& s) override;
+    std::uint64_t authenticate(db::token_digest const& digest,
+                               std::shared_ptr<token_asker> asker) override;
+    void forget_lookup(std::uint64_t lookup) override;
 
     // Whether somebody is attached to the agent's stream (P7).
     bool has_listener(presence::agent_id agent) const { return leases_.has_listener(agent); }
@@ -95,6 +93,7 @@ private:
     db::store& store() { return *shared_.store.load(std::memory_order_relaxed); }
 
     node& shared_;
+    router const& routes_;
     std::minstd_rand random_;
     std::list<http_session*> https_; // oldest first; they keep themselves alive
     std::uint64_t last_lookup_ = 0;

@@ -1,6 +1,6 @@
 #include "server/auth/authenticator.hpp"
 
-#include "server/app/shard.hpp"
+#include "server/auth/auth_host.hpp"
 
 #include <openssl/sha.h>
 #include <spdlog/spdlog.h>
@@ -50,20 +50,20 @@ class lookup_in_progress final : public token_asker,
                                  public std::enable_shared_from_this<lookup_in_progress>,
                                  private wheel::entry {
 public:
-    lookup_in_progress(shard& home, db::token_digest const& digest,
+    lookup_in_progress(auth_host& home, db::token_digest const& digest,
                        std::function<void(authentication)> done)
-        : shard_{home}
+        : home_{home}
         , digest_{digest}
         , done_{std::move(done)} {}
 
     void start() {
-        shard_.timers().schedule(*this, wheel::clock::now() + lookup_limit);
-        number_ = shard_.authenticate(digest_, shared_from_this());
+        home_.timers().schedule(*this, wheel::clock::now() + lookup_limit);
+        number_ = home_.authenticate(digest_, shared_from_this());
     }
 
     void on_token(db::token_answer const& answer) override {
-        shard_.timers().cancel(*this);
-        auto& admissions = shard_.shared().admission_control;
+        home_.timers().cancel(*this);
+        auto& admissions = home_.shared().admission_control;
         auto const now = wheel::clock::now();
         if (answer.outcome == db::token_outcome::valid) {
             admissions.forgive(digest_);
@@ -83,7 +83,7 @@ public:
     }
 
     void drop() override {
-        shard_.timers().cancel(*this);
+        home_.timers().cancel(*this);
         done_ = nullptr; // it held the exchange
     }
 
@@ -100,7 +100,7 @@ private:
     void on_deadline(wheel::clock::time_point) override {
         auto const self = shared_from_this(); // the shard lets go of it
         try {
-            shard_.forget_lookup(number_);
+            home_.forget_lookup(number_);
             done_(failed(auth_failure::unavailable));
         } catch (std::exception const& failure) {
             // For want of memory, say. The exchange has a deadline of its own.
@@ -108,7 +108,7 @@ private:
         }
     }
 
-    shard& shard_;
+    auth_host& home_;
     db::token_digest digest_;
     std::function<void(authentication)> done_;
     std::uint64_t number_ = 0;
@@ -116,8 +116,8 @@ private:
 
 } // namespace
 
-void authenticate(shard& home, std::optional<std::string> const& token, std::string const& address,
-                  std::function<void(authentication)> done) {
+void authenticate(auth_host& home, std::optional<std::string> const& token,
+                  std::string const& address, std::function<void(authentication)> done) {
     auto const digest = digest_of(token ? *token : "no token, from " + admission::key_of(address));
     auto& admissions = home.shared().admission_control;
     auto const now = wheel::clock::now();

@@ -13,16 +13,7 @@
 
 namespace presenced::server {
 
-class shard;
-
-// Waits for the answer to shard::authenticate().
-class token_asker {
-public:
-    virtual ~token_asker() = default;
-    virtual void on_token(db::token_answer const& answer) = 0;
-    // on_token() failed half-way: lets go of the client, which closes its connection.
-    virtual void drop() = 0;
-};
+class auth_host;
 
 // What became of a credential.
 struct authentication {
@@ -40,7 +31,7 @@ struct authentication {
 //   address  the client's: attempts without a token are counted by it
 // A token that was refused three times within a minute is refused for the rest of that minute
 // without a look-up; should it have become valid meanwhile, it is valid again after the minute.
-void authenticate(shard& home, std::optional<std::string> const& token, std::string const& address,
-                  std::function<void(authentication)> done);
+void authenticate(auth_host& home, std::optional<std::string> const& token,
+                  std::string const& address, std::function<void(authentication)> done);
 
 } // namespace presenced::server

@@ -3,9 +3,9 @@
 #pragma once
 
 #include "protocol/message.hpp"
+#include "server/auth/client_info.hpp"
 #include "server/cable/cable_host.hpp"
 #include "server/cable/cable_output.hpp"
-#include "server/auth/client_info.hpp"
 #include "server/cable/deadlines.hpp"
 #include "server/cable/subscription_set.hpp"
 #include "server/cable/websocket.hpp"

@@ -2,9 +2,9 @@
 #pragma once
 
 #include "server/cable/leases.hpp"
-#include "server/node/node.hpp"
 #include "server/cable/outbox.hpp"
 #include "server/loop/wheel.hpp"
+#include "server/node/node.hpp"
 
 #include <random>
 

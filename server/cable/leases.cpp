@@ -98,8 +98,8 @@ void leases::send_end(subscription& s) noexcept {
             if (s.lease.is_renewing()) {
                 store().forget_renewal(s.agent, s.lease.token());
             }
-            store().release({s.agent, s.lease.token(), s.lease.release_cause(), &box_, s.key,
-                             s.user});
+            store().release(
+                {s.agent, s.lease.token(), s.lease.release_cause(), &box_, s.key, s.user});
         }
         s.unsent = false;
     } catch (std::exception const& failure) {

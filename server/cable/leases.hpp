@@ -6,10 +6,10 @@
 
 #include "db/store/store.hpp"
 #include "server/cable/hub.hpp"
-#include "server/node/node.hpp"
-#include "server/loop/slot_table.hpp"
 #include "server/cable/subscription.hpp"
+#include "server/loop/slot_table.hpp"
 #include "server/loop/wheel.hpp"
+#include "server/node/node.hpp"
 
 #include <cstddef>
 #include <deque>

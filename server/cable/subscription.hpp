@@ -86,9 +86,9 @@ struct subscription : boost::intrusive::set_base_hook<boost::intrusive::optimize
     lease_group filed = lease_group::unsent;
     presence::lease lease;
     presence::agent_id agent;
-    std::uint64_t key = 0;  // names it to the store; see slot_table
-    lease_holder* owner;    // null once nobody waits for it any more
-    std::string identifier; // as the client wrote it; empty once nobody waits
+    std::uint64_t key = 0;       // names it to the store; see slot_table
+    lease_holder* owner;         // null once nobody waits for it any more
+    std::string identifier;      // as the client wrote it; empty once nobody waits
     presence::owner_id user = 0; // in whose name the store was asked
 
     // The agent's stream on this shard (hub.hpp).

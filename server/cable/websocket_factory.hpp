@@ -2,8 +2,8 @@
 // this one drags in Beast's HTTP types.
 #pragma once
 
-#include "server/loop/net.hpp"
 #include "server/cable/websocket.hpp"
+#include "server/loop/net.hpp"
 
 #include <boost/beast/http/message.hpp>
 #include <boost/beast/http/string_body.hpp>

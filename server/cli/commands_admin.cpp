@@ -212,9 +212,9 @@ void print_status(db::status_report const& report) {
         std::cout << "\nSessions\n";
         std::vector<text_row> rows{{"AGENT", "SESSION", "NODE", "BOOT", "SUBSCRIBED", "LAST SEEN"}};
         for (auto const& s : report.sessions) {
-            rows.push_back({std::to_string(s.agent), cell(s.session_id, 40),
-                            cell(s.node, 40), cell(s.boot_id, 16),
-                            show_age(s.age, " ago"), show_age(s.last_seen, " ago")});
+            rows.push_back({std::to_string(s.agent), cell(s.session_id, 40), cell(s.node, 40),
+                            cell(s.boot_id, 16), show_age(s.age, " ago"),
+                            show_age(s.last_seen, " ago")});
         }
         print_table(rows);
     }

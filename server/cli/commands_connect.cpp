@@ -1,9 +1,9 @@
 #include "server/cli/commands_connect.hpp"
 
 #include "base/text.hpp"
-#include "protocol/codec.hpp"
 #include "clients/cpp/cable_client.hpp"
-#include "clients/cpp/url.hpp"
+#include "protocol/codec.hpp"
+#include "server/cli/url.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
@@ -46,7 +46,7 @@ void complain(std::string_view line) {
     std::cerr << "presenced: " << line << std::endl;
 }
 
-class session final : public cable_client_handler {
+class session final : public clients::cable_client_handler {
 public:
     session(url where, std::string token, connect_options const& options)
         : where_{std::move(where)}
@@ -68,7 +68,7 @@ public:
 
 private:
     void connect() {
-        cable_client_options o;
+        clients::cable_client_options o;
         o.host = where_.host;
         o.port = where_.port;
         o.target = where_.target;
@@ -77,7 +77,7 @@ private:
         told_to_go_.reset();
         confirmed_ = 0;
         rejected_ = 0;
-        client_ = std::make_unique<cable_client>(io_, std::move(o), *this);
+        client_ = std::make_unique<clients::cable_client>(io_, std::move(o), *this);
         client_->start();
     }
 
@@ -162,7 +162,7 @@ private:
         }
     }
 
-    void on_refused(unsigned status, header_list const& headers) override {
+    void on_refused(unsigned status, clients::header_list const& headers) override {
         std::string why;
         switch (status) {
         case 404:
@@ -236,7 +236,7 @@ private:
         });
     }
 
-    static std::chrono::seconds retry_after_of(header_list const& headers) {
+    static std::chrono::seconds retry_after_of(clients::header_list const& headers) {
         for (auto const& [name, value] : headers) {
             if (strcasecmp(name.c_str(), "Retry-After") == 0) {
                 return std::chrono::seconds{std::clamp(std::atoi(value.c_str()), 0, 60)};
@@ -263,7 +263,7 @@ private:
     asio::io_context io_{1};
     asio::signal_set signals_{io_, SIGINT, SIGTERM};
     asio::steady_timer timer_{io_};
-    std::unique_ptr<cable_client> client_;
+    std::unique_ptr<clients::cable_client> client_;
     std::optional<protocol::disconnect_message> told_to_go_;
     std::chrono::seconds retry_after_{0};
     std::size_t confirmed_ = 0;

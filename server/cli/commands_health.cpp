@@ -1,6 +1,6 @@
 #include "server/cli/commands_health.hpp"
 
-#include "clients/cpp/url.hpp"
+#include "server/cli/url.hpp"
 
 #include <boost/asio/ip/tcp.hpp>
 #include <nlohmann/json.hpp>

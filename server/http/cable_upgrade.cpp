@@ -7,8 +7,8 @@
 #include "server/auth/authenticator.hpp"
 #include "server/auth/client_info.hpp"
 #include "server/http/http_exchange.hpp"
+#include "server/http/http_host.hpp"
 #include "server/node/log.hpp"
-#include "server/app/shard.hpp"
 
 #include <spdlog/spdlog.h>
 

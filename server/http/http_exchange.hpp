@@ -1,9 +1,9 @@
 // One HTTP request under way, as its handler sees it. Everything on its shard's thread.
 #pragma once
 
+#include "server/cable/websocket_factory.hpp"
 #include "server/http/forwarded.hpp"
 #include "server/http/http_answer.hpp"
-#include "server/cable/websocket_factory.hpp"
 
 #include <string>
 #include <string_view>
@@ -11,7 +11,7 @@
 
 namespace presenced::server {
 
-class shard;
+class http_host;
 struct client_info;
 
 class http_exchange {
@@ -24,7 +24,7 @@ public:
     virtual std::vector<std::string> const& captured() const = 0;
     // For whom it is, and by which name it asks for this server.
     virtual client_of_request client() const = 0;
-    virtual shard& home() = 0;
+    virtual http_host& home() = 0;
 
     // One of these, once. A handler that does neither within 10 s has its connection dropped.
     virtual void answer(http_answer what) = 0;

@@ -2,11 +2,12 @@
 
 #include "base/text.hpp"
 #include "server/auth/client_info.hpp"
-#include "server/http/http_exchange.hpp"
-#include "server/node/log.hpp"
-#include "server/http/request_head.hpp"
-#include "server/app/shard.hpp"
 #include "server/cable/websocket_factory.hpp"
+#include "server/http/http_exchange.hpp"
+#include "server/http/http_host.hpp"
+#include "server/http/request_head.hpp"
+#include "server/http/router.hpp"
+#include "server/node/log.hpp"
 
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
@@ -61,11 +62,11 @@ class session final : public http_session,
                       public std::enable_shared_from_this<session>,
                       private wheel::entry {
 public:
-    session(shard& home, tcp_socket socket)
-        : shard_{home}
+    session(http_host& home, tcp_socket socket)
+        : home_{home}
         , socket_{std::move(socket)} {}
 
-    ~session() override { shard_.forget_http(*this); }
+    ~session() override { home_.forget_http(*this); }
 
     void start() {
         error_code ec;
@@ -91,7 +92,7 @@ public:
     http_request const& request() const override { return request_; }
     std::vector<std::string> const& captured() const override { return route_.captured; }
     client_of_request client() const override;
-    shard& home() override { return shard_; }
+    http_host& home() override { return home_; }
     void answer(http_answer what) override;
     void upgrade(std::string_view subprotocol, client_info facts) override;
 
@@ -117,14 +118,14 @@ private:
         auto const bytes = buffer_.data();
         return {static_cast<char const*>(bytes.data()), bytes.size()};
     }
-    node& shared() const { return shard_.shared(); }
-    wheel& timers() { return shard_.timers(); }
+    node& shared() const { return home_.shared(); }
+    wheel& timers() { return home_.timers(); }
     void set_deadline(doing what, wheel::clock::duration limit) {
         what_ = what;
         timers().schedule(*this, wheel::clock::now() + limit);
     }
 
-    shard& shard_;
+    http_host& home_;
     tcp_socket socket_;
     asio::ip::address peer_;
     beast::flat_buffer buffer_{buffer_limit};
@@ -228,7 +229,7 @@ void session::prepare_request() {
     auto const target = parse_target(method, view(parsed.target()));
     target_host_ = target->host; // find_problem() saw that there is one
     parsed.target(target->path_and_query);
-    auto matched = shared().routes.match(method, path_of(parsed));
+    auto matched = home_.routes().match(method, path_of(parsed));
     if (auto* refusal = std::get_if<http_answer>(&matched)) {
         refusal->closes = !parser_->is_done();
         answer(std::move(*refusal));
@@ -319,8 +320,8 @@ void session::answer(http_answer what) {
 
 void session::upgrade(std::string_view subprotocol, client_info facts) {
     timers().cancel(*this);
-    shard_.open_cable(make_websocket(std::move(socket_), std::move(request_), subprotocol),
-                      std::move(facts));
+    home_.open_cable(make_websocket(std::move(socket_), std::move(request_), subprotocol),
+                     std::move(facts));
 }
 
 void session::on_answered(error_code ec) {
@@ -369,7 +370,7 @@ void session::on_deadline(wheel::clock::time_point) {
 
 } // namespace
 
-void start_http(shard& home, tcp_socket socket) {
+void start_http(http_host& home, tcp_socket socket) {
     auto const s = std::make_shared<session>(home, std::move(socket));
     home.keep_http(*s);
     s->start();

@@ -9,7 +9,7 @@
 
 namespace presenced::server {
 
-class shard;
+class http_host;
 
 class http_session {
 public:
@@ -27,6 +27,6 @@ public:
 };
 
 // Serves the socket; keeps itself alive until it is closed or has become a WebSocket.
-void start_http(shard& home, tcp_socket socket);
+void start_http(http_host& home, tcp_socket socket);
 
 } // namespace presenced::server

@@ -2,7 +2,7 @@
 
 #include "server/http/cable_upgrade.hpp"
 #include "server/http/http_exchange.hpp"
-#include "server/app/shard.hpp"
+#include "server/http/http_host.hpp"
 
 #include <memory>
 

@@ -1,8 +1,8 @@
 // What this server answers on HTTP.
 #pragma once
 
-#include "server/node/config.hpp"
 #include "server/http/router.hpp"
+#include "server/node/config.hpp"
 
 namespace presenced::server {
 

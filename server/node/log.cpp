@@ -1,8 +1,8 @@
 #include "server/node/log.hpp"
 
 #include "base/text.hpp"
-#include "protocol/codec.hpp"
 #include "base/threads.hpp"
+#include "protocol/codec.hpp"
 
 #include <spdlog/async_logger.h>
 #include <spdlog/details/null_mutex.h>
@@ -196,7 +196,7 @@ void set_up_log(log_settings const& settings) {
     try {
         writer = new log_writer;
     } catch (std::system_error const& e) {
-        throw_thread_error("the log", e);
+        base::throw_thread_error("the log", e);
     }
     auto logger = std::make_shared<spdlog::async_logger>(
         "presenced", writer->sink, writer->pool, spdlog::async_overflow_policy::overrun_oldest);

@@ -29,7 +29,7 @@ bool flush_log(std::chrono::milliseconds limit);
 std::uint64_t dropped_log_lines();
 
 // Here, too, where most of its lines are written.
-using db::line_limit;
+using base::line_limit;
 
 // A value as it stands behind `key=`: as it is when it is plain, else quoted as JSON, so that what
 // a peer sent cannot pass for another key or another line.

@@ -7,7 +7,6 @@
 #include "server/node/admission.hpp"
 #include "server/node/config.hpp"
 #include "server/node/metrics.hpp"
-#include "server/http/routes.hpp"
 
 #include <atomic>
 #include <string>
@@ -26,7 +25,6 @@ struct node {
     config const& settings;
     metrics& figures;
     admission admission_control;
-    router const routes;
 
     std::atomic<node_phase> phase{node_phase::starting};
     // Null while starting. Set before `phase` says serving, kept until every shard has stopped.
@@ -44,7 +42,6 @@ struct node {
         , figures{f}
         , admission_control{max_connections, s.max_connections_per_address,
                             s.max_connections_per_owner}
-        , routes{make_routes(s)}
         , timings{s.timings} {}
 
 private:

@@ -38,7 +38,7 @@ struct surroundings {
     long subscriptions = 0;
 };
 
-class guest final : server::cable_client_handler {
+class guest final : clients::cable_client_handler {
 public:
     guest(surroundings& around, int id, std::vector<std::int64_t> agents, bool resident,
           unsigned seed)
@@ -58,12 +58,12 @@ public:
         held_.clear();
         identifier_.clear();
         is_over_ = false;
-        server::cable_client_options options;
+        clients::cable_client_options options;
         options.port = to.port;
         options.token = around_.tokens[token_];
-        server::cable_client_handler& handler = *this;
+        clients::cable_client_handler& handler = *this;
         write("connect", {{"c", id_}, {"n", to.node}, {"p", around_.process}, {"k", token_}});
-        client_ = std::make_unique<server::cable_client>(around_.io, std::move(options), handler);
+        client_ = std::make_unique<clients::cable_client>(around_.io, std::move(options), handler);
         client_->start();
         heard_ = steady::now();
         watch();
@@ -117,7 +117,7 @@ private:
     template <class Other>
     void on(Other const&) {}
 
-    void on_refused(unsigned status, server::header_list const&) override {
+    void on_refused(unsigned status, clients::header_list const&) override {
         is_over_ = true;
         write("refused", {{"status", status}});
         come_back();
@@ -308,7 +308,7 @@ private:
     std::size_t token_;
     asio::steady_timer timer_;
     asio::steady_timer watch_;
-    std::unique_ptr<server::cable_client> client_;
+    std::unique_ptr<clients::cable_client> client_;
     std::string session_;
     std::vector<std::string> held_;                  // subscriptions, the newest last
     std::map<std::string, std::string> identifiers_; // of those

@@ -10,46 +10,66 @@ import sys
 
 from sources import sources
 
-OURS = {"base", "protocol", "presence", "db", "server", "tests", "bench"}
+OURS = {"base", "protocol", "presence", "db", "clients", "server", "tests", "bench"}
 
-# folder: (our folders it may include, libraries it may include, file patterns for the latter)
+# room: the rooms it may include, besides itself. A room is a folder, or a folder in a folder: what
+# stands further down knows nothing of what stands above it.
 ALLOWED = {
-    "base": ({"base"}, {}),
-    "protocol": ({"protocol", "base"}, {}),
-    "presence": ({"presence", "base"}, {}),
-    "db": ({"db", "presence", "base"}, {}),
-    "server": ({"server", "protocol", "presence", "db", "base"}, {}),
+    "base": set(),
+    "protocol": {"base"},
+    "presence": {"base"},
+    "db/session": {"base", "presence"},
+    "db/store": {"base", "presence", "db/session"},
+    "db/admin": {"base", "presence", "db/session", "db/store"},
+    "clients/cpp": {"base", "protocol"},
 }
+BELOW_SERVER = {"base", "protocol", "presence", "db/session", "db/store", "db/admin"}
+SERVER_ROOMS = ["loop", "node", "auth", "cable", "http", "app", "cli"]
+for number, room in enumerate(SERVER_ROOMS):
+    ALLOWED["server/" + room] = BELOW_SERVER | {"server/" + r for r in SERVER_ROOMS[:number]}
+ALLOWED["server/cli"] |= {"clients/cpp"}
+# main.cpp stands in server/app, and is the one file that knows the command line.
+EXCEPTIONS = {("server/app/main.cpp", "server/cli/commands.hpp")}
 
 # library: (how its headers look, files that may include it)
 LIBRARIES = {
-    "nlohmann_json": (r"nlohmann/", r"^(protocol/codec\.cpp|server/(commands\w*|log)\.cpp|tests/|bench/)"),
-    # Three headers of db/ show libpqxx or libpq, and are for its .cpp files alone.
+    "nlohmann_json": (r"nlohmann/",
+                      r"^(protocol/codec\.cpp|server/(cli/\w+|node/log)\.cpp|tests/|bench/)"),
+    # Some headers of db/ show libpqxx or libpq, and are for its .cpp files alone.
     "libpqxx": (r"(pqxx/|libpq-fe\.h)",
-                r"^(db/\w+\.cpp|db/(pqxx_port|command_session|dialer|session|error_fields)\.hpp|tests/|bench/)"),
-    "a header with libpqxx": (r"db/(pqxx_port|command_session|dialer|session|error_fields)\.hpp", r"^(db/\w+\.cpp|db/(command_session|session)\.hpp|tests/)"),
-    "Asio": (r"boost/asio", r"^(server/|tests/|bench/)"),
+                r"^(db/\w+/\w+\.cpp|db/session/(pqxx_port|command_session|dialer|session|error_fields)"
+                r"\.hpp|tests/|bench/)"),
+    "a header with libpqxx": (r"db/session/(pqxx_port|command_session|dialer|session)\.hpp",
+                              r"^(db/\w+/\w+\.cpp|db/session/(command_session|session)\.hpp|tests/)"),
+    "Asio": (r"boost/asio", r"^(clients/|server/|cmake/|tests/|bench/)"),
     "Beast": (r"boost/beast",
-              r"^(server/(asio_impl|websocket|http_session|http_exchange|cable_client|commands_health)\.cpp|"
-              r"server/websocket_factory\.hpp|tests/|bench/)"),
-    "Boost": (r"boost/", r"^(server/|tests/|bench/)"),
-    "spdlog": (r"spdlog/", r"^(db/\w+\.cpp|server/\w+\.cpp|tests/|bench/)"),
-    "CLI11": (r"CLI/", r"^(server/commands\w*|bench/main)\.cpp"),
-    "prometheus-cpp": (r"prometheus/", r"^server/metrics\.cpp"),
-    "OpenSSL": (r"openssl/", r"^(server/\w+\.cpp|tests/|bench/)"),
-    "Catch2": (r"catch2/", r"^tests/support/catch\.hpp"),
+              r"^(clients/cpp/\w+\.cpp|server/cable/(websocket\.cpp|websocket_factory\.hpp)|"
+              r"server/http/\w+\.(cpp|hpp)|server/cli/commands_health\.cpp|tests/|bench/)"),
+    "Boost": (r"boost/", r"^(clients/|server/|cmake/|tests/|bench/)"),
+    "spdlog": (r"spdlog/", r"^(db/\w+/\w+\.cpp|server/\w+/\w+\.cpp|cmake/|tests/|bench/)"),
+    "CLI11": (r"CLI/", r"^(server/cli/\w+|bench/main|tests/ghosts/ghosts)\.cpp"),
+    "prometheus-cpp": (r"prometheus/", r"^server/node/metrics\.cpp"),
+    "OpenSSL": (r"openssl/", r"^(server/\w+/\w+\.cpp|tests/|bench/)"),
+    "Catch2": (r"catch2/", r"^(tests/support/catch\.hpp|cmake/)"),
 }
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
 
+def room_of(path):
+    parts = path.split("/")
+    room = "/".join(parts[:2])
+    return room if room in ALLOWED else parts[0]
+
+
 def problems_of(path, text):
-    folder = path.split("/")[0]
+    room = room_of(path)
     for kind, target in INCLUDE.findall(text):
-        top = target.split("/")[0]
-        if top in OURS and kind == '"':
-            if folder in ALLOWED and top not in ALLOWED[folder][0]:
-                yield f"{path}: {folder}/ may not include {target}"
+        if kind == '"' and target.split("/")[0] in OURS:
+            other = room_of(target)
+            if (room in ALLOWED and other != room and other not in ALLOWED[room]
+                    and (path, target) not in EXCEPTIONS):
+                yield f"{path}: {room}/ may not include {target}"
         elif kind == '"':
             yield f'{path}: "{target}": name it from the top of the checkout'
         for library, (looks, may) in LIBRARIES.items():

@@ -93,13 +93,21 @@ TEST_CASE("P1: whatever somebody does to the log, flips happen and are notified"
     SECTION("a constraint that no row passes") {
         w.sql.query("ALTER TABLE routing_transitions ADD CHECK (agent_id <> 7)");
     }
-    SECTION("a trigger that fails") { add_log_trigger(w, "RAISE EXCEPTION 'no';"); }
-    SECTION("a trigger that is broken") { add_log_trigger(w, "PERFORM no_such_function();"); }
-    SECTION("a trigger that drops the row") { add_log_trigger(w, "RETURN NULL;"); }
+    SECTION("a trigger that fails") {
+        add_log_trigger(w, "RAISE EXCEPTION 'no';");
+    }
+    SECTION("a trigger that is broken") {
+        add_log_trigger(w, "PERFORM no_such_function();");
+    }
+    SECTION("a trigger that drops the row") {
+        add_log_trigger(w, "RETURN NULL;");
+    }
     SECTION("no right to write") {
         w.sql.query("REVOKE INSERT, DELETE ON routing_transitions FROM presenced_server");
     }
-    SECTION("a log that is gone") { w.sql.query("DROP TABLE routing_transitions"); }
+    SECTION("a log that is gone") {
+        w.sql.query("DROP TABLE routing_transitions");
+    }
     node a{w.conninfo};
     flip_twice(w, a);
     CHECK(eventually([&] { return a.store->health().since_sweep < 5s; }));

@@ -8,8 +8,9 @@
 #include "bench/instant_store.hpp"
 #include "bench/swarm.hpp"
 #include "server/app/listener.hpp"
-#include "server/node/node.hpp"
 #include "server/app/shard.hpp"
+#include "server/http/routes.hpp"
+#include "server/node/node.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/swarm.hpp"
 #include "tests/support/world.hpp"
@@ -57,7 +58,7 @@ public:
         , store_{bench::instant().open({}, figures_)} {
         node_.store.store(store_.get());
         node_.phase.store(server::node_phase::serving);
-        shards_.push_back(std::make_unique<server::shard>(node_));
+        shards_.push_back(std::make_unique<server::shard>(node_, routes_));
         listener_ = std::make_unique<server::listener>(context_, shards_);
         auto const bound = listener_->listen(settings_.listen).front();
         url_ = "ws://" + bound + "/cable";
@@ -88,6 +89,7 @@ private:
     server::config settings_;
     server::metrics figures_;
     server::node node_;
+    server::router const routes_{server::make_routes(settings_)};
     std::unique_ptr<db::store> store_;
     std::vector<std::unique_ptr<server::shard>> shards_;
     boost::asio::io_context context_{1};

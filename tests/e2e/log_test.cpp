@@ -69,7 +69,7 @@ TEST_CASE("a log that nobody reads delays no client, and what was dropped is tol
     unread_node n{w.node_settings({{"PRESENCED_LISTEN", "127.0.0.1:0"},
                                    {"PRESENCED_LOG_LEVEL", "debug"},
                                    {"PRESENCED_THREADS", "1"}})};
-    auto options = presenced::server::cable_client_options{};
+    auto options = presenced::clients::cable_client_options{};
     options.port = n.port();
     options.token = w.token();
     auto const agent = w.add_agent();

@@ -444,7 +444,7 @@ TEST_CASE("logs and metrics never contain a token") {
     std::vector<std::string> secrets{w.token(), "wrong-but-secret"};
     auto options = w.client_options(*n);
     auto const c = w.subscriber(*n, agent);
-    options.token_in = presenced::server::cable_client_options::token_place::bearer;
+    options.token_in = presenced::clients::cable_client_options::token_place::bearer;
     auto const bearer = w.session(options);
     for (auto const& row : w.sql().query("SELECT token FROM agent_subscriptions")) {
         secrets.push_back(row.front());

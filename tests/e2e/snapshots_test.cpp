@@ -14,7 +14,7 @@
 #include <variant>
 
 using namespace presenced::tests;
-namespace server = presenced::server;
+namespace clients = presenced::clients;
 namespace protocol = presenced::protocol;
 
 namespace {
@@ -29,9 +29,9 @@ struct tally {
 };
 
 // A client without a plan. Everything on the loop's thread.
-class wanderer final : server::cable_client_handler {
+class wanderer final : clients::cable_client_handler {
 public:
-    wanderer(cable_loop& loop, std::vector<server::cable_client_options> doors,
+    wanderer(cable_loop& loop, std::vector<clients::cable_client_options> doors,
              std::vector<std::int64_t> agents, unsigned seed, tally& sums)
         : loop_{loop}
         , doors_{std::move(doors)}
@@ -41,9 +41,9 @@ public:
         , timer_{loop.context()} {}
 
     void connect() {
-        server::cable_client_handler& handler = *this;
-        client_ = std::make_unique<server::cable_client>(loop_.context(),
-                                                         doors_[pick(doors_.size())], handler);
+        clients::cable_client_handler& handler = *this;
+        client_ = std::make_unique<clients::cable_client>(loop_.context(),
+                                                          doors_[pick(doors_.size())], handler);
         client_->start();
     }
 
@@ -72,7 +72,7 @@ private:
             ++sums_.surprises;
         }
     }
-    void on_refused(unsigned, server::header_list const&) override { ++sums_.surprises; }
+    void on_refused(unsigned, clients::header_list const&) override { ++sums_.surprises; }
     void on_closed(std::uint16_t, boost::system::error_code) override {
         soon(200, &wanderer::connect);
     }
@@ -120,12 +120,12 @@ private:
     }
 
     cable_loop& loop_;
-    std::vector<server::cable_client_options> doors_;
+    std::vector<clients::cable_client_options> doors_;
     std::vector<std::int64_t> agents_;
     std::minstd_rand random_;
     tally& sums_;
     boost::asio::steady_timer timer_;
-    std::unique_ptr<server::cable_client> client_;
+    std::unique_ptr<clients::cable_client> client_;
     std::string held_;
     int count_ = 0;
     bool leaving_ = false;
@@ -151,7 +151,7 @@ TEST_CASE("in every snapshot a flag is on exactly when its agent has rows") {
     constexpr auto client_count = 24;
     world w;
     std::vector<std::unique_ptr<node>> nodes;
-    std::vector<server::cable_client_options> doors;
+    std::vector<clients::cable_client_options> doors;
     for (auto const* name : {"one", "two", "three"}) {
         nodes.push_back(w.start_node({{"PRESENCED_NODE", name}, {"PRESENCED_LOG_LEVEL", "info"}}));
         doors.push_back(w.client_options(*nodes.back()));

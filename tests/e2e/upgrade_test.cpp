@@ -159,7 +159,7 @@ TEST_CASE("a token comes in the query or, when there is none, as a bearer") {
         CHECK_NOTHROW(w.session(options));
     }
     SECTION("bearer") {
-        options.token_in = presenced::server::cable_client_options::token_place::bearer;
+        options.token_in = presenced::clients::cable_client_options::token_place::bearer;
         CHECK_NOTHROW(w.session(options));
     }
     SECTION("the query counts when both are there") {

@@ -5,8 +5,9 @@
 // The bytes come twice, at once and in two pieces: what HTTP answers may not depend on how TCP cut
 // them. When the peer has gone, nothing of it may be left.
 #include "protocol/codec.hpp"
-#include "server/http/http_session.hpp"
 #include "server/app/shard.hpp"
+#include "server/http/http_session.hpp"
+#include "server/http/routes.hpp"
 #include "tests/fuzz/check.hpp"
 
 #include <nlohmann/json.hpp>
@@ -175,7 +176,7 @@ config const& settings_under_test() {
 class run {
 public:
     run()
-        : home_{node_} {
+        : home_{node_, routes_} {
         node_.phase = node_phase::serving;
         node_.store = &store_;
         home_.timers().start();
@@ -251,6 +252,7 @@ private:
     tcp_pair pair_;
     memory_store store_;
     node node_{settings_under_test(), figures(), 2};
+    router const routes_{make_routes(settings_under_test())};
     shard home_;
     std::string said_;
     bool closed_ = false;
@@ -281,8 +283,8 @@ http_part http_part_of(std::string_view said) {
         if (part.last_status == 100) {
             continue; // Beast answers `Expect: 100-continue` (RFC 9110 10.1.1); the verdict follows
         }
-        static std::set<unsigned> const known{200, 400, 404, 405, 413, 417, 426,
-                                              429, 431, 501, 503, 505};
+        static std::set<unsigned> const known{200, 400, 404, 405, 413, 417,
+                                              426, 429, 431, 501, 503, 505};
         check(known.contains(part.last_status));
         auto const field = head.find("\r\nContent-Length: ");
         check(field != head.npos);

@@ -1,8 +1,8 @@
 // Any text as the value of every setting, as a URL, and as a value in a line of the log. What is
 // refused is refused with a sentence; what is taken means the same when it is shown and read again.
+#include "server/cli/url.hpp"
 #include "server/node/config.hpp"
 #include "server/node/log.hpp"
-#include "clients/cpp/url.hpp"
 #include "tests/fuzz/check.hpp"
 
 #include <nlohmann/json.hpp>

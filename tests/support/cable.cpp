@@ -42,12 +42,12 @@ cable_loop::~cable_loop() {
     thread_.join();
 }
 
-cable::cable(cable_loop& loop, server::cable_client_options options)
+cable::cable(cable_loop& loop, clients::cable_client_options options)
     : loop_{loop} {
     loop_.run([&] {
-        server::cable_client_handler& handler = *this;
+        clients::cable_client_handler& handler = *this;
         client_ =
-            std::make_unique<server::cable_client>(loop_.context(), std::move(options), handler);
+            std::make_unique<clients::cable_client>(loop_.context(), std::move(options), handler);
         client_->start();
     });
 }
@@ -124,7 +124,7 @@ std::vector<std::string> cable::frames() const {
     return frames_;
 }
 
-server::header_list cable::refusal_headers() const {
+clients::header_list cable::refusal_headers() const {
     std::lock_guard const lock{mutex_};
     return refusal_headers_;
 }
@@ -133,7 +133,7 @@ void cable::on_open(std::string_view subprotocol) {
     heard(subprotocol.empty() ? "opened" : "opened " + std::string{subprotocol});
 }
 
-void cable::on_refused(unsigned status, server::header_list const& headers) {
+void cable::on_refused(unsigned status, clients::header_list const& headers) {
     {
         std::lock_guard const lock{mutex_};
         refusal_headers_ = headers;

@@ -44,7 +44,7 @@ private:
 };
 
 // Thread-safe.
-class cable final : private server::cable_client_handler {
+class cable final : private clients::cable_client_handler {
 public:
     struct ping {
         steady::time_point at;
@@ -52,7 +52,7 @@ public:
     };
 
     // Connects at once.
-    cable(cable_loop& loop, server::cable_client_options options);
+    cable(cable_loop& loop, clients::cable_client_options options);
     // Kills the connection, if it is still there.
     ~cable();
 
@@ -77,23 +77,23 @@ public:
     // Text frames as they came, pings left out.
     std::vector<std::string> frames() const;
     // Of a refusal.
-    server::header_list refusal_headers() const;
+    clients::header_list refusal_headers() const;
 
 private:
     void on_open(std::string_view subprotocol) override;
-    void on_refused(unsigned status, server::header_list const& headers) override;
+    void on_refused(unsigned status, clients::header_list const& headers) override;
     void on_text(std::string_view text) override;
     void on_closed(std::uint16_t code, boost::system::error_code error) override;
     void heard(std::string event);
 
     cable_loop& loop_;
-    std::unique_ptr<server::cable_client> client_; // the loop's thread only
+    std::unique_ptr<clients::cable_client> client_; // the loop's thread only
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<std::string> events_;
     std::vector<std::string> frames_;
     std::vector<ping> pings_;
-    server::header_list refusal_headers_;
+    clients::header_list refusal_headers_;
 };
 
 } // namespace presenced::tests

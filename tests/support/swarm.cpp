@@ -28,8 +28,8 @@ std::size_t raise_descriptor_limit() {
 }
 
 // Everything on the loop's thread.
-struct swarm::member final : server::cable_client_handler {
-    member(swarm& all, server::cable_client_options options, std::int64_t agent)
+struct swarm::member final : clients::cable_client_handler {
+    member(swarm& all, clients::cable_client_options options, std::int64_t agent)
         : all_{all}
         , options_{std::move(options)}
         , identifier_{identifier(agent)}
@@ -38,7 +38,7 @@ struct swarm::member final : server::cable_client_handler {
     void start() {
         started_ = steady::now();
         opened_ = false;
-        client = std::make_unique<server::cable_client>(all_.loop_.context(), options_, *this);
+        client = std::make_unique<clients::cable_client>(all_.loop_.context(), options_, *this);
         client->start();
     }
 
@@ -51,7 +51,7 @@ struct swarm::member final : server::cable_client_handler {
         opened_ = true;
     }
 
-    void on_refused(unsigned, server::header_list const&) override {
+    void on_refused(unsigned, clients::header_list const&) override {
         count([](counts& c) { ++c.refused; });
         settle();
         come_back();
@@ -112,7 +112,7 @@ private:
     }
 
     swarm& all_;
-    server::cable_client_options options_;
+    clients::cable_client_options options_;
     std::string identifier_;
     boost::asio::steady_timer pause_;
     steady::time_point started_{};
@@ -121,10 +121,10 @@ private:
     bool settled_ = false;
 
 public:
-    std::unique_ptr<server::cable_client> client; // none before start()
+    std::unique_ptr<clients::cable_client> client; // none before start()
 };
 
-swarm::swarm(cable_loop& loop, server::cable_client_options options,
+swarm::swarm(cable_loop& loop, clients::cable_client_options options,
              std::vector<std::int64_t> const& agents, std::size_t size, std::size_t at_once,
              std::optional<milliseconds> comes_back)
     : loop_{loop}
@@ -192,15 +192,15 @@ void swarm::each(std::size_t first, std::size_t count, Act act) {
 }
 
 void swarm::close(std::size_t first, std::size_t count) {
-    each(first, count, [](server::cable_client& c) { c.close(); });
+    each(first, count, [](clients::cable_client& c) { c.close(); });
 }
 
 void swarm::kill(std::size_t first, std::size_t count) {
-    each(first, count, [](server::cable_client& c) { c.kill(); });
+    each(first, count, [](clients::cable_client& c) { c.kill(); });
 }
 
 void swarm::freeze(std::size_t first, std::size_t count) {
-    each(first, count, [](server::cable_client& c) { c.stop_reading(); });
+    each(first, count, [](clients::cable_client& c) { c.stop_reading(); });
 }
 
 } // namespace presenced::tests

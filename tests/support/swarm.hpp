@@ -33,7 +33,7 @@ public:
     // Connects `size` clients with these options, each from one of several loopback addresses, and
     // subscribes them to the agents in turn; `at_once` are under way at a time. With `comes_back`
     // each connects again that long after its end, whatever the end was, as clients do.
-    swarm(cable_loop& loop, server::cable_client_options options,
+    swarm(cable_loop& loop, clients::cable_client_options options,
           std::vector<std::int64_t> const& agents, std::size_t size, std::size_t at_once = 256,
           std::optional<milliseconds> comes_back = std::nullopt);
     ~swarm();

@@ -87,8 +87,8 @@ finished world::presenced(std::vector<std::string> const& arguments,
     return run(command, with(settings_, more));
 }
 
-server::cable_client_options world::client_options(node const& to) const {
-    server::cable_client_options options;
+clients::cable_client_options world::client_options(node const& to) const {
+    clients::cable_client_options options;
     options.port = to.port();
     options.token = token_;
     return options;
@@ -98,7 +98,7 @@ std::unique_ptr<cable> world::connect(node const& to) {
     return connect(client_options(to));
 }
 
-std::unique_ptr<cable> world::connect(server::cable_client_options options) {
+std::unique_ptr<cable> world::connect(clients::cable_client_options options) {
     return std::make_unique<cable>(loop_, std::move(options));
 }
 
@@ -106,7 +106,7 @@ std::unique_ptr<cable> world::session(node const& to) {
     return session(client_options(to));
 }
 
-std::unique_ptr<cable> world::session(server::cable_client_options options) {
+std::unique_ptr<cable> world::session(clients::cable_client_options options) {
     auto client = connect(std::move(options));
     auto const opened = client->next();
     auto const welcome = client->next();

@@ -50,13 +50,13 @@ public:
     finished presenced(std::vector<std::string> const& arguments,
                        environment const& more = {}) const;
 
-    server::cable_client_options client_options(node const& to) const;
+    clients::cable_client_options client_options(node const& to) const;
     // Connects with the usual token, not waiting for anything.
     std::unique_ptr<cable> connect(node const& to);
-    std::unique_ptr<cable> connect(server::cable_client_options options);
+    std::unique_ptr<cable> connect(clients::cable_client_options options);
     // ... and has been welcomed. Throws std::runtime_error when it is not.
     std::unique_ptr<cable> session(node const& to);
-    std::unique_ptr<cable> session(server::cable_client_options options);
+    std::unique_ptr<cable> session(clients::cable_client_options options);
     // ... and holds a confirmed subscription of this agent.
     std::unique_ptr<cable> subscriber(node const& to, std::int64_t agent);
 

@@ -1,6 +1,6 @@
+#include "server/cli/url.hpp"
 #include "server/node/config.hpp"
 #include "server/node/log.hpp"
-#include "clients/cpp/url.hpp"
 #include "tests/support/catch.hpp"
 
 #include <arpa/inet.h>

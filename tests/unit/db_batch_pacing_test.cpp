@@ -1,6 +1,6 @@
 // What goes to the database next: events and times in, batches out.
-#include "db/store/batch_pacing.hpp"
 #include "db/session/connection.hpp"
+#include "db/store/batch_pacing.hpp"
 #include "tests/support/catch.hpp"
 
 #include <algorithm>

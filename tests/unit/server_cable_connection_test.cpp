@@ -1,8 +1,9 @@
 // What a connection does when the store has no room, which a real PostgreSQL says only under 65,536
 // waiting subscribes, and when there is no memory.
 #include "protocol/codec.hpp"
-#include "server/cable/cable_connection.hpp"
 #include "server/app/shard.hpp"
+#include "server/cable/cable_connection.hpp"
+#include "server/http/router.hpp"
 #include "tests/support/catch.hpp"
 
 #include <boost/asio/post.hpp>
@@ -217,13 +218,14 @@ struct small_node {
     config settings;
     metrics figures{"test", "test"};
     node shared{settings, figures, 10};
+    router routes;
     cramped_store store;
     std::optional<shard> home;
 
     shard& start() {
         shared.store.store(&store);
         shared.phase.store(node_phase::serving);
-        home.emplace(shared);
+        home.emplace(shared, routes);
         home->start();
         return *home;
     }

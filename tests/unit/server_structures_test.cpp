@@ -1,8 +1,8 @@
-#include "server/node/admission.hpp"
-#include "server/http/forwarded.hpp"
 #include "server/cable/hub.hpp"
 #include "server/cable/outbox.hpp"
+#include "server/http/forwarded.hpp"
 #include "server/loop/slot_table.hpp"
+#include "server/node/admission.hpp"
 #include "tests/support/catch.hpp"
 
 #include <string>

@@ -1,4 +1,4 @@
-#include "clients/cpp/url.hpp"
+#include "server/cli/url.hpp"
 
 #include <algorithm>
 #include <charconv>

@@ -1,7 +1,7 @@
 #include "base/line_limit.hpp"
 #include "tests/support/catch.hpp"
 
-using namespace presenced::db;
+using namespace presenced::base;
 using namespace std::chrono_literals;
 
 TEST_CASE("so many lines a second are written, and the next says how many were not") {
