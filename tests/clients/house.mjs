@@ -191,7 +191,7 @@ export class house {
         await writeFile(join(home, 'haproxy.cfg'), adapted(source, await readFile(source, 'utf8'), [
             ...for_root_only,
             ['log /dev/log local0', 'log stdout format raw local0'],
-            ['maxconn 32000', 'maxconn 400'],
+            ['fd-hard-limit 65536', 'fd-hard-limit 1000'],
             ['hard-stop-after 10m', `hard-stop-after ${reload_limit}ms`],
             ['bind :443 ssl', `bind 127.0.0.1:${port} ssl`],
             ['/etc/haproxy/presenced.pem', `${this.directory}/both.pem`],

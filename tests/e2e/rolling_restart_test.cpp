@@ -60,7 +60,7 @@ private:
         change("    group haproxy\n", "");
         change("    chroot /var/lib/haproxy\n", "");
         change("log /dev/log local0", "log stdout format raw local0 err");
-        change("maxconn 32000", "maxconn 9000");
+        change("fd-hard-limit 65536", "fd-hard-limit 20000");
         change("bind :443 ssl crt /etc/haproxy/presenced.pem alpn http/1.1",
                "bind 127.0.0.1:" + std::to_string(port_));
         change("10.0.0.11:8080", "127.0.0.1:" + std::to_string(nodes.at(0)));
