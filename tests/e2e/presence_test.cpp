@@ -77,7 +77,7 @@ TEST_CASE("two processes may share a session_id, each with a row of its own") {
     CHECK(w.is_active(agent));
 }
 
-TEST_CASE("a flip is notified with agent, direction, reason and time; a renewal is not") {
+TEST_CASE("a flip is notified with agent, direction, reason, time and schema; a renewal is not") {
     world w;
     auto listener = w.another_session();
     listener.query("LISTEN presenced_routing");
@@ -98,7 +98,8 @@ TEST_CASE("a flip is notified with agent, direction, reason and time; a renewal 
     REQUIRE(eventually([&] { return listen() == 2; }));
     auto const expect = [&](std::size_t i, bool active, std::string const& reason) {
         auto const json = nlohmann::json::parse(payloads.at(i));
-        CHECK(json.size() == 4);
+        CHECK(json.size() == 5);
+        CHECK(json.at("schema") == w.sql().value("SELECT current_schema()"));
         CHECK(json.at("agent_id") == agent);
         CHECK(json.at("active") == active);
         CHECK(json.at("reason") == reason);
