@@ -81,6 +81,7 @@ CREATE UNIQUE INDEX dispatches_key ON dispatches (agent_id, key) WHERE key IS NO
 -- The open range of a lease: (started, received] of the epoch. An epoch that is null, or not the
 -- stream's, says that nothing was received in the stream's epoch: the range is (0, 0].
 --   started   null: the lease is of a node that does not deliver
+--   floor     at or below it only what is addressed to the session is for it
 --   heard_at  when the node last had evidence of the client
 --   shared    two processes use this session_id at the same time
 -- A row has started = 0 when the transaction that makes it has set presenced.starts, and null
@@ -91,6 +92,7 @@ ALTER TABLE agent_subscriptions
     ADD COLUMN received bigint,
     ADD COLUMN handled  bigint,
     ADD COLUMN epoch    text,
+    ADD COLUMN floor    bigint,
     ADD COLUMN heard_at timestamptz,
     ADD COLUMN shared   boolean NOT NULL DEFAULT false;
 
@@ -108,6 +110,7 @@ CREATE TABLE received_ranges (
     started     bigint NOT NULL,
     received    bigint NOT NULL CHECK (received >= started),
     handled     bigint,
+    floor       bigint,
     shared      boolean NOT NULL DEFAULT false,
     created_at  timestamptz NOT NULL,  -- of the lease
     heard_at    timestamptz,

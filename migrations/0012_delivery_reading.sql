@@ -170,7 +170,7 @@ BEGIN
     WHERE d.agent_id = ANY (v_agents) AND t.agent_id = d.agent_id;
     UPDATE received_ranges r
     SET epoch = t.epoch, started = least(r.started, t.top), received = least(r.received, t.top),
-        handled = least(r.handled, t.top)
+        handled = CASE WHEN r.handled IS NOT NULL THEN least(r.handled, t.top) END
     FROM agent_streams t WHERE r.agent_id = ANY (v_agents) AND t.agent_id = r.agent_id;
     UPDATE undelivered u SET epoch = t.epoch FROM agent_streams t
     WHERE u.agent_id = ANY (v_agents) AND t.agent_id = u.agent_id;
@@ -182,8 +182,9 @@ BEGIN
                       WHERE s.agent_id = ANY (v_agents) AND s.epoch IS NOT NULL
                       ORDER BY s.token FOR NO KEY UPDATE);
     UPDATE agent_subscriptions s
-    SET epoch = t.epoch, started = least(s.started, t.top), received = least(s.received, t.top),
-        handled = least(s.handled, t.top)
+    SET epoch = t.epoch, started = least(s.started, t.top),
+        received = least(coalesce(s.received, s.started), t.top),
+        handled = CASE WHEN s.handled IS NOT NULL THEN least(s.handled, t.top) END
     FROM agent_streams t WHERE s.token = ANY (v_tokens) AND t.agent_id = s.agent_id;
     RETURN QUERY SELECT t.agent_id, t.epoch, t.top FROM agent_streams t
                  WHERE t.agent_id = ANY (v_agents);
