@@ -11,21 +11,30 @@
 -- The binary from before this migration goes on. Its leases have no `started`: they are not
 -- delivered to.
 
+DO $$ BEGIN
+    IF current_setting('server_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'the encoding of database % is %, and delivery needs UTF8',
+            current_database(), current_setting('server_encoding')
+            USING HINT = 'payloads are kept byte for byte: dump, CREATE DATABASE ... ENCODING UTF8 '
+                         'TEMPLATE template0, and restore';
+    END IF;
+END $$;
+
 -- Gives functions of this schema their search_path, and takes EXECUTE from PUBLIC. A function that
 -- runs with its owner's rights must find its tables in this schema whatever search_path the caller
--- has: a temporary view of the caller's would run with the owner's rights otherwise. A function
--- whose body is bound to its tables when it is made (RETURN ...) needs no search_path.
+-- has: a temporary view of the caller's would run with the owner's rights otherwise. A function with
+-- its caller's rights, whose body is bound to its tables when it is made (RETURN ...), needs none.
 CREATE FUNCTION presenced_seal(VARIADIC names text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     v_function regprocedure;
-    v_is_bound boolean;
+    v_needs_path boolean;
 BEGIN
-    FOR v_function, v_is_bound IN
-        SELECT p.oid::regprocedure, p.prosqlbody IS NOT NULL FROM pg_catalog.pg_proc p
+    FOR v_function, v_needs_path IN
+        SELECT p.oid::regprocedure, p.prosqlbody IS NULL OR p.prosecdef FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = current_schema()::regnamespace AND p.proname = ANY (names)
     LOOP
-        IF NOT v_is_bound THEN
+        IF v_needs_path THEN
             EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp',
                            v_function, current_schema());
         END IF;
@@ -188,6 +197,15 @@ CREATE TABLE dispatch_inbox (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- How far a bridge is that reads another database: ids up to `position` are in the log, but for
+-- `holes`, which were not there yet.
+CREATE TABLE bridge_positions (
+    source   text PRIMARY KEY,
+    position bigint NOT NULL,
+    holes    bigint[] NOT NULL DEFAULT '{}',
+    at       timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+
 -- Until awake_until, and a second longer, every node polls: a commit need not notify.
 CREATE TABLE presenced_wake (
     one         boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -264,5 +282,5 @@ CREATE TRIGGER agents_owner_changed AFTER UPDATE OF owner_id ON agents FOR EACH 
 
 INSERT INTO agent_streams (agent_id) SELECT a.id FROM agents a ON CONFLICT DO NOTHING;
 
-SELECT presenced_seal('presenced_system_identifier', 'presenced_make_streams',
-                      'presenced_drop_streams', 'presenced_change_owner');
+SELECT presenced_seal('presenced_new_epoch', 'presenced_system_identifier',
+                      'presenced_make_streams', 'presenced_drop_streams', 'presenced_change_owner');

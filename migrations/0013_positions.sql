@@ -103,29 +103,36 @@ END $$;
 -- The floor of agents: the highest seq at and below which every unaddressed dispatch is covered by
 -- somebody's range, or has expired, or is trimmed. Cost: a look at all ranges of the agent, and a
 -- look-up for each gap between them.
+--
+-- This function and the next are written so that the planner puts them into the query that calls
+-- them: no SET, one SELECT.
 CREATE FUNCTION presenced_floors(agent_ids bigint[], at timestamptz)
 RETURNS TABLE (agent_id bigint, floor bigint)
-LANGUAGE plpgsql STABLE
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
-#variable_conflict use_column
-BEGIN
-    RETURN QUERY
+LANGUAGE sql STABLE
+BEGIN ATOMIC
     SELECT t.agent_id, coalesce(w.seq - 1, t.top)
     FROM (SELECT DISTINCT a.id FROM unnest(agent_ids) AS a (id)) o
-    CROSS JOIN LATERAL (SELECT s.* FROM agent_streams s WHERE s.agent_id = o.id OFFSET 0) t
+    CROSS JOIN LATERAL (SELECT s.agent_id, s.epoch, s.top FROM agent_streams s
+                        WHERE s.agent_id = o.id OFFSET 0) t
     CROSS JOIN LATERAL (
-        SELECT int8multirange(int8range(0, NULL, '()')) - presenced_coverage(t.agent_id, t.epoch)
-               AS rest OFFSET 0) c
+        SELECT int8multirange(int8range(0, NULL, '()'))
+               - coalesce(range_agg(int8range(c.started, c.received, '(]')), '{}') AS rest
+        FROM (SELECT s.started, s.received FROM agent_subscriptions s
+              WHERE s.agent_id = t.agent_id AND s.epoch = t.epoch AND s.received > s.started
+              UNION ALL
+              SELECT r.started, r.received FROM received_ranges r
+              WHERE r.agent_id = t.agent_id AND r.epoch = t.epoch
+                AND r.received > r.started) c) m
     LEFT JOIN LATERAL (
         SELECT d.seq
-        FROM unnest(c.rest) AS g (gap),
+        FROM unnest(m.rest) AS g (gap),
              LATERAL (SELECT f.seq FROM dispatches f
                       WHERE f.agent_id = t.agent_id AND f.seq >= lower(g.gap)
                         AND f.seq < coalesce(upper(g.gap), 9223372036854775807)
                         AND f.to_session IS NULL AND f.expires_at > at
                       ORDER BY f.seq LIMIT 1) d
         ORDER BY d.seq LIMIT 1) w ON true;
-END $$;
+END;
 
 -- What is remembered of one session_id of an agent.
 --   known     it had a lease in this epoch that is live, or ended no longer than `keep` ago
@@ -133,24 +140,26 @@ END $$;
 --             its leases: each process goes on behind itself, and may get the other's again.
 --   handled   the highest that it said it handled; first_started: where its earliest range began
 --   floor     at or below it only what is addressed to it is for it
--- not_tokens: leases that do not count, those that are being made.
+-- not_made_at: leases that do not count: those that are being made, at this moment.
 --
 -- A name is shared iff two of its leases were each heard more than 2 s after the later one was made.
 -- A predecessor whose client is gone, and nobody has noticed yet, is not heard any more.
 CREATE FUNCTION presenced_remembered(
-    agent bigint, of_epoch text, session text, not_tokens text[], remembered_from timestamptz,
-    OUT known boolean, OUT shared boolean, OUT "position" bigint, OUT handled bigint,
-    OUT first_started bigint, OUT floor bigint)
-LANGUAGE plpgsql STABLE
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
-#variable_conflict use_column
-DECLARE
-    v_lowest bigint;
-BEGIN
-    SELECT count(*) > 0, coalesce(bool_or(j.is_shared), false), max(j.received), min(j.received),
-           max(j.handled), min(j.started), max(j.floor)
+    agent bigint, of_epoch text, session text, not_made_at timestamptz,
+    remembered_from timestamptz)
+RETURNS TABLE (known boolean, shared boolean, "position" bigint, handled bigint,
+               first_started bigint, floor bigint)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT count(*) > 0, coalesce(bool_or(j.is_shared), false),
+           CASE WHEN bool_or(j.is_shared) THEN min(j.received) ELSE max(j.received) END,
+           greatest(max(j.handled), (
+               SELECT h.handled FROM session_handled h
+               WHERE h.agent_id = agent AND h.session_id = session AND h.epoch = of_epoch)),
+           min(j.started),
+           CASE WHEN NOT bool_or(j.is_shared) THEN max(j.floor) END
     FROM (
-        SELECT l.*,
+        SELECT l.received, l.handled, l.started, l.floor,
                l.marked OR coalesce(
                    l.heard_at > l.created_at + interval '2 seconds'
                    AND max(l.heard_at) OVER (ORDER BY l.created_at, l.token
@@ -169,23 +178,15 @@ BEGIN
                        CASE WHEN s.epoch = of_epoch THEN s.floor END AS floor
                 FROM agent_subscriptions s
                 WHERE s.agent_id = agent AND s.session_id = session AND s.started IS NOT NULL
-                  AND s.token <> ALL (not_tokens)
+                  AND s.created_at IS DISTINCT FROM not_made_at
                 UNION ALL
                 SELECT e.token, e.created_at, e.heard_at, e.shared, e.received, e.started,
                        e.handled, e.floor
                 FROM received_ranges e
                 WHERE e.agent_id = agent AND e.session_id = session AND e.epoch = of_epoch
                   AND e.ended_at > remembered_from) r
-            GROUP BY r.token) l) j
-    INTO known, shared, "position", v_lowest, handled, first_started, floor;
-    IF shared THEN
-        "position" := v_lowest;
-        floor := NULL;
-    END IF;
-    handled := greatest(handled, (
-        SELECT h.handled FROM session_handled h
-        WHERE h.agent_id = agent AND h.session_id = session AND h.epoch = of_epoch));
-END $$;
+            GROUP BY r.token) l) j;
+END;
 
 -- presenced_transition() with positions: same parameters and outcomes, and these:
 --   wishes   acquire: where the client asked to start. Null; {"from":"handled"};
@@ -209,19 +210,17 @@ CREATE FUNCTION presenced_transition_positions(
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 DECLARE
-    v_made     timestamptz;
-    v_keep     interval;
-    v_acquired text[];
-    v_new      text[];
-    v_agents   bigint[];
-    v_floor_of bigint[];
-    v_floors   bigint[];
-    v_tokens   text[];
-    v_starts   bigint[];
-    v_sets     bigint[];
+    v_made      timestamptz;
+    v_keep      interval;
+    v_new       text[];
+    v_ns        bigint[];
+    v_tokens    text[];
+    v_epochs    text[];
+    v_starts    bigint[];
+    v_floors    bigint[];
     v_histories text[];
-    v_lost     bigint[];
-    v_ignored  text;
+    v_lost      bigint[];
+    v_ignored   text;
 BEGIN
     -- Step 1: the transition. Rows that it makes have started = 0.
     v_ignored := set_config('presenced.starts', '0', true);
@@ -247,45 +246,57 @@ BEGIN
             ARRAY(SELECT handleds[l.n] FROM unnest(v_lost) AS l (n)), node_name);
     END IF;
 
-    v_acquired := ARRAY(SELECT o.token FROM unnest(outcomes, tokens) AS o (outcome, token)
-                        WHERE o.outcome = 'acquired');
-    IF cardinality(v_acquired) = 0 THEN
+    IF NOT 'acquired' = ANY (outcomes) THEN
         RETURN;
     END IF;
 
-    -- Step 3: the rows that this call made, of agents that were dispatched to.
-    SELECT array_agg(s.token), array_agg(DISTINCT s.agent_id)
-    FROM agent_subscriptions s,
-         LATERAL (SELECT m.top FROM agent_streams m WHERE m.agent_id = s.agent_id OFFSET 0) t
-    WHERE s.token = ANY (v_acquired) AND s.created_at = v_made AND t.top > 0
-    INTO v_new, v_agents;
+    -- Step 3: what the rows say. One that was there already says what it was told; one that this
+    -- call made starts at 0, which is right for an agent that was never dispatched to.
+    SELECT array_agg(a.epoch), array_agg(a.top), array_agg(a.start), array_agg(a.floor),
+           array_agg(a.token) FILTER (WHERE a.is_new)
+    FROM (SELECT t.epoch, t.top, o.token, r.created_at = v_made AND t.top > 0 AS is_new,
+                 CASE WHEN r.epoch = t.epoch THEN r.started WHEN r.created_at IS NOT NULL THEN 0 END
+                     AS start,
+                 CASE WHEN r.epoch = t.epoch THEN greatest(r.floor, r.started)
+                      WHEN r.created_at IS NOT NULL THEN 0 END AS floor
+          FROM unnest(outcomes, agent_ids, tokens) WITH ORDINALITY
+               AS o (outcome, agent_id, token, n)
+          LEFT JOIN LATERAL (SELECT m.epoch, m.top FROM agent_streams m
+                             WHERE m.agent_id = o.agent_id AND o.outcome = 'acquired' OFFSET 0) t
+                 ON true
+          LEFT JOIN LATERAL (SELECT s.epoch, s.started, s.floor, s.created_at
+                             FROM agent_subscriptions s
+                             WHERE s.token = o.token AND o.outcome = 'acquired' OFFSET 0) r
+                 ON true
+          ORDER BY o.n) a
+    INTO stream_epochs, tops, starts, floors, v_new;
+
+    -- Step 4: where those start that this call made, of agents that were dispatched to.
     IF v_new IS NOT NULL THEN
         SELECT d.keep FROM delivery_state d INTO v_keep;
-        SELECT array_agg(f.agent_id), array_agg(f.floor)
-        FROM presenced_floors(v_agents, v_made) f INTO v_floor_of, v_floors;
-
         WITH made AS MATERIALIZED (
-            SELECT s.token, s.agent_id, s.session_id, t.epoch, t.top, f.floor, o.wish,
+            SELECT o.n, o.token, o.agent_id, o.session_id, o.wish, t.epoch, t.top,
                    p.known, p.shared, p."position", p.handled, p.first_started,
                    p.floor AS name_floor
-            FROM agent_subscriptions s
+            FROM unnest(tokens, agent_ids, session_ids, wishes, kinds) WITH ORDINALITY
+                 AS o (token, agent_id, session_id, wish, kind, n)
             CROSS JOIN LATERAL (SELECT m.epoch, m.top FROM agent_streams m
-                                WHERE m.agent_id = s.agent_id OFFSET 0) t
-            LEFT JOIN unnest(v_floor_of, v_floors) AS f (agent_id, floor)
-                   ON f.agent_id = s.agent_id
-            LEFT JOIN unnest(tokens, wishes, kinds) AS o (token, wish, kind)
-                   ON o.token = s.token AND o.kind = 'acquire'
-            LEFT JOIN LATERAL presenced_remembered(s.agent_id, t.epoch, s.session_id, v_new,
+                                WHERE m.agent_id = o.agent_id OFFSET 0) t
+            LEFT JOIN LATERAL presenced_remembered(o.agent_id, t.epoch, o.session_id, v_made,
                                                    v_made - v_keep) p
-                   ON s.session_id IS NOT NULL
-            WHERE s.token = ANY (v_new)),
+                   ON o.session_id IS NOT NULL
+            WHERE o.kind = 'acquire' AND o.token = ANY (v_new)),
+        low AS MATERIALIZED (
+            SELECT f.agent_id, f.floor
+            FROM presenced_floors(ARRAY(SELECT m.agent_id FROM made m WHERE m.known IS NOT TRUE),
+                                  v_made) f),
         placed AS MATERIALIZED (
-            SELECT m.*,
+            SELECT m.*, l.floor,
                    CASE WHEN m.known AND m.wish ->> 'from' = 'handled'
                             THEN least(coalesce(m.handled, m.first_started), m.top)
                         WHEN m.known THEN least(m."position", m.top)
-                        ELSE m.floor END AS place
-            FROM made m),
+                        ELSE l.floor END AS place
+            FROM made m LEFT JOIN low l ON l.agent_id = m.agent_id),
         asked AS MATERIALIZED (
             SELECT p.*, w.history, w.start AS wished,
                    -- What is addressed to a session that nobody knows waits for it below the floor.
@@ -321,36 +332,26 @@ BEGIN
                                 (SELECT d.seq - 1 FROM dispatches d
                                  WHERE d.agent_id = p.agent_id ORDER BY d.seq LIMIT 1),
                                 p.place)), p.place) END AS start) w)
-        SELECT array_agg(a.token), array_agg(coalesce(a.wished, a.addressed, a.place)),
-               array_agg(CASE WHEN a.wished IS NOT NULL THEN NULL
-                              WHEN a.known THEN a.name_floor
-                              ELSE a.floor END),
+        SELECT array_agg(a.n), array_agg(a.token), array_agg(a.epoch),
+               array_agg(coalesce(a.wished, a.addressed, a.place)),
+               array_agg(greatest(coalesce(a.wished, a.addressed, a.place),
+                                  CASE WHEN a.wished IS NOT NULL THEN NULL
+                                       WHEN a.known THEN a.name_floor
+                                       ELSE a.floor END)),
                array_agg(a.history)
         FROM asked a
-        INTO v_tokens, v_starts, v_sets, v_histories;
-
+        INTO v_ns, v_tokens, v_epochs, v_starts, v_floors, v_histories;
         UPDATE agent_subscriptions s
-        SET started = u.start, received = u.start, floor = nullif(greatest(u.floor, u.start), u.start),
-            epoch = t.epoch
-        FROM unnest(v_tokens, v_starts, v_sets) AS u (token, start, floor), agent_streams t
-        WHERE s.token = ANY (v_tokens) AND u.token = s.token AND t.agent_id = s.agent_id;
+        SET started = u.start, received = u.start, floor = nullif(u.floor, u.start), epoch = u.epoch
+        FROM unnest(v_tokens, v_starts, v_floors, v_epochs) AS u (token, start, floor, epoch)
+        WHERE s.token = ANY (ARRAY[u.token]);
+        histories := array_fill(NULL::text, ARRAY[cardinality(kinds)]);
+        FOR v_n IN 1..cardinality(v_ns) LOOP
+            starts[v_ns[v_n]] := v_starts[v_n];
+            floors[v_ns[v_n]] := v_floors[v_n];
+            histories[v_ns[v_n]] := v_histories[v_n];
+        END LOOP;
     END IF;
-
-    -- Step 4: say where each one starts. A row that was there already says what it was told.
-    SELECT array_agg(t.epoch ORDER BY o.n), array_agg(t.top ORDER BY o.n),
-           array_agg(r.start ORDER BY o.n),
-           array_agg(greatest(r.floor, r.start) ORDER BY o.n),
-           array_agg(h.history ORDER BY o.n)
-    FROM unnest(outcomes, agent_ids, tokens) WITH ORDINALITY AS o (outcome, agent_id, token, n)
-    LEFT JOIN LATERAL (SELECT m.epoch, m.top FROM agent_streams m
-                       WHERE m.agent_id = o.agent_id OFFSET 0) t ON o.outcome = 'acquired'
-    LEFT JOIN LATERAL (
-        SELECT CASE WHEN s.epoch = t.epoch THEN s.started ELSE 0 END AS start,
-               CASE WHEN s.epoch = t.epoch THEN s.floor END AS floor
-        FROM agent_subscriptions s WHERE s.token = o.token OFFSET 0) r ON o.outcome = 'acquired'
-    LEFT JOIN unnest(v_tokens, v_histories) AS h (token, history)
-           ON h.token = o.token AND o.outcome = 'acquired'
-    INTO stream_epochs, tops, starts, floors, histories;
 END $$;
 
 -- ---------------------------------------------------------------------------------------------
@@ -373,64 +374,58 @@ CREATE FUNCTION presenced_renew_positions(
     OUT at timestamptz, OUT missing text[], OUT held text[], OUT ticked_at timestamptz)
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
-SET jit = off SET presenced.writer = 'on' AS $$
+SET jit = off AS $$
 DECLARE
     v_now       timestamptz := clock_timestamp();
     v_renewed   bigint;
-    v_tokens    text[];
-    v_epochs    text[];
-    v_starteds  bigint[];
-    v_receiveds bigint[];
-    v_handleds  bigint[];
-    v_ages      integer[];
-    v_free      text[];
+    v_free      text[] := tokens;
     v_gone      bigint[];
+    v_ignored   text;
 BEGIN
     at := v_now;
     missing := '{}';
     held := '{}';
     IF cardinality(tokens) > 0 THEN
-        -- In the order of the tokens: width_bucket() finds the element of a row by bisection. A join
-        -- with the arrays would lock the rows in an order that the planner chooses.
-        SELECT array_agg(o.token), array_agg(o.epoch), array_agg(o.started),
-               array_agg(o.received), array_agg(o.handled), array_agg(o.age)
-        FROM (SELECT i.token, i.started, i.received, i.handled, i.age,
-                     CASE WHEN i.epoch = t.epoch AND i.received <= t.top
-                               AND i.started <= i.received THEN i.epoch END AS epoch
-              FROM unnest(agent_ids, tokens, epochs, starteds, receiveds, handleds, ages)
-                   AS i (agent_id, token, epoch, started, received, handled, age)
-              LEFT JOIN LATERAL (SELECT m.epoch, m.top FROM agent_streams m
-                                 WHERE m.agent_id = i.agent_id OFFSET 0) t ON i.epoch IS NOT NULL
-              ORDER BY i.token COLLATE "C") o
-        INTO v_tokens, v_epochs, v_starteds, v_receiveds, v_handleds, v_ages;
-        v_free := v_tokens;
         IF skip_locked THEN
             v_free := ARRAY(SELECT s.token FROM agent_subscriptions s WHERE s.token = ANY (tokens)
                             ORDER BY s.token FOR NO KEY UPDATE SKIP LOCKED);
         END IF;
+        -- The rows are locked in the order of the subquery: this join can only be a nested loop with
+        -- the arrays outside. With s.token = o.token the planner might go through the whole table
+        -- in another order; = ANY is no condition to merge, hash or sort by.
+        v_ignored := set_config('presenced.writer', 'on', true); -- see 0006_sweep.sql
         UPDATE agent_subscriptions s
         SET last_seen_at = v_now,
-            (heard_at, epoch, started, received, handled) = (
-                SELECT greatest(s.heard_at, v_now - v_ages[p.n] * interval '1 ms'),
-                       coalesce(v_epochs[p.n], s.epoch),
-                       CASE WHEN v_epochs[p.n] IS NULL THEN s.started
-                            WHEN s.epoch = v_epochs[p.n] THEN greatest(s.started, v_starteds[p.n])
-                            ELSE v_starteds[p.n] END,
-                       CASE WHEN v_epochs[p.n] IS NULL THEN s.received
-                            WHEN s.epoch = v_epochs[p.n] THEN greatest(s.received, v_receiveds[p.n])
-                            ELSE v_receiveds[p.n] END,
-                       CASE WHEN v_epochs[p.n] IS NULL OR (v_handleds[p.n] IS NULL
-                                                           AND s.epoch = v_epochs[p.n])
-                                THEN s.handled
-                            WHEN v_handleds[p.n] IS NULL THEN NULL
-                            WHEN s.epoch = v_epochs[p.n]
-                                THEN greatest(s.handled,
-                                              least(v_handleds[p.n],
-                                                    greatest(s.received, v_receiveds[p.n])))
-                            ELSE least(v_handleds[p.n], v_receiveds[p.n]) END
-                FROM (SELECT width_bucket(s.token, v_tokens) AS n OFFSET 0) p)
-        WHERE s.token = ANY (v_free);
+            heard_at = greatest(s.heard_at, v_now - o.age * interval '1 ms'),
+            -- The stream is looked up only where a receipt grows: 0 it does not count, 1 it goes on
+            -- in the epoch of the row, 2 it is the first of its epoch.
+            (epoch, started, received, handled) = (
+                SELECT CASE r.how WHEN 0 THEN s.epoch ELSE o.epoch END,
+                       CASE r.how WHEN 0 THEN s.started WHEN 1 THEN greatest(s.started, o.started)
+                                  ELSE o.started END,
+                       CASE r.how WHEN 0 THEN s.received WHEN 1 THEN greatest(s.received, o.received)
+                                  ELSE o.received END,
+                       CASE WHEN r.how = 0 OR (r.how = 1 AND o.handled IS NULL) THEN s.handled
+                            WHEN r.how = 1 THEN greatest(s.handled,
+                                                         least(o.handled,
+                                                               greatest(s.received, o.received)))
+                            WHEN o.handled IS NOT NULL THEN least(o.handled, o.received) END
+                FROM (SELECT CASE
+                          WHEN o.epoch IS NULL OR o.started > o.received THEN 0
+                          WHEN s.epoch = o.epoch AND o.received <= s.received THEN 1
+                          WHEN NOT EXISTS (SELECT FROM agent_streams t
+                                           WHERE t.agent_id = s.agent_id AND t.epoch = o.epoch
+                                             AND t.top >= o.received) THEN 0
+                          WHEN s.epoch = o.epoch THEN 1
+                          ELSE 2 END AS how OFFSET 0) r)
+        FROM (SELECT i.token, i.epoch, i.started, i.received, i.handled, i.age
+              FROM unnest(tokens, epochs, starteds, receiveds, handleds, ages)
+                   AS i (token, epoch, started, received, handled, age)
+              WHERE NOT skip_locked OR i.token = ANY (v_free)
+              ORDER BY i.token COLLATE "C" OFFSET 0) o
+        WHERE s.token = ANY (ARRAY[o.token]);
         GET DIAGNOSTICS v_renewed = ROW_COUNT;
+        v_ignored := set_config('presenced.writer', '', true);
         IF v_renewed < cardinality(tokens) THEN
             SELECT coalesce(array_agg(o.token) FILTER (WHERE s.agent_id IS NULL), '{}'),
                    coalesce(array_agg(o.token) FILTER (

@@ -232,7 +232,7 @@ BEGIN
         FROM names n
         LEFT JOIN LATERAL (SELECT s.epoch FROM agent_streams s
                            WHERE s.agent_id = n.agent_id OFFSET 0) t ON true
-        LEFT JOIN LATERAL presenced_remembered(n.agent_id, t.epoch, n.session_id, '{}',
+        LEFT JOIN LATERAL presenced_remembered(n.agent_id, t.epoch, n.session_id, NULL,
                                                v_now - v_state.keep) p
                ON n.session_id IS NOT NULL AND t.epoch IS NOT NULL),
     picked AS MATERIALIZED (

@@ -83,3 +83,25 @@ CREATE VIEW session_positions AS
 CREATE VIEW undelivered_dispatches AS
     SELECT u.agent_id, u.seq, u.key, u.to_session, u.created_at, u.expires_at, u.judged_at
     FROM undelivered u JOIN agent_streams t ON t.agent_id = u.agent_id AND t.epoch = u.epoch;
+
+-- For requests that wait: how far some dispatches are, all in one query; arrays in parallel. It says
+-- what is recorded: a client may have received more. replies: answers so far.
+-- Locks: none. Cost: 40 us a dispatch.
+CREATE FUNCTION presenced_progress(agent_ids bigint[], seqs bigint[])
+RETURNS TABLE (ord integer, state text, received_by bigint, handled_by bigint, replies bigint)
+LANGUAGE plpgsql STABLE
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT o.ord::integer, s.state, s.received_by, s.handled_by,
+           (SELECT count(*) FROM dispatch_replies r JOIN agent_streams t
+                   ON t.agent_id = r.agent_id AND t.epoch = r.epoch
+            WHERE r.agent_id = o.agent_id AND r.seq = o.seq)
+    FROM unnest(agent_ids, seqs) WITH ORDINALITY AS o (agent_id, seq, ord),
+         LATERAL (SELECT d.state, d.received_by, d.handled_by FROM dispatch_status d
+                  WHERE d.agent_id = o.agent_id AND d.seq = o.seq OFFSET 0) s
+    ORDER BY o.ord;
+END $$;
+
+SELECT presenced_seal('presenced_progress');

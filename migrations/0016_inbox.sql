@@ -144,5 +144,38 @@ BEGIN
     left_over := (SELECT count(*) FROM dispatch_inbox);
 END $$;
 
-SELECT presenced_seal('presenced_bridge_message', 'presenced_bridge_solid_cable',
+-- For a bridge that reads Solid Cable in another database: writes what it has read, and how far it
+-- is, in one transaction. At least once; the keys, 'sc:' and the id, make it once.
+--   at_position  what the bridge took for its position: when it is not (another node has taken over),
+--                nothing is written, and `ran` is false
+--   position, holes  where it is now
+-- Streams that somebody holds are waited for, up to lock_timeout; then everything is rolled back.
+-- Errors: those of presenced_dispatch_batch(). Locks: the row of the source, then streams.
+CREATE FUNCTION presenced_bridge_messages(
+    of_source text, at_position bigint, new_position bigint, new_holes bigint[],
+    agent_ids bigint[], payloads bytea[], keys text[], ttl interval DEFAULT '60 seconds',
+    OUT ran boolean, OUT moved bigint, OUT refused bigint)
+LANGUAGE plpgsql VOLATILE
+SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+BEGIN
+    moved := 0;
+    refused := 0;
+    INSERT INTO bridge_positions AS b (source, position, holes)
+    VALUES (of_source, new_position, new_holes)
+    ON CONFLICT (source) DO UPDATE
+    SET position = excluded.position, holes = excluded.holes, at = excluded.at
+    WHERE b.position = at_position;
+    ran := FOUND;
+    IF ran AND cardinality(agent_ids) > 0 THEN
+        SELECT count(*) FILTER (WHERE b.outcome IN ('sent', 'duplicate')),
+               count(*) FILTER (WHERE b.outcome = 'refused')
+        FROM presenced_dispatch_batch(agent_ids, ARRAY(SELECT presenced_parse(p.payload)
+                                                       FROM unnest(payloads) AS p (payload)),
+                 array_fill(ttl, ARRAY[cardinality(agent_ids)]), NULL, keys, 'any', true, 'bridge',
+                 NULL, NULL, NULL) b
+        INTO moved, refused;
+    END IF;
+END $$;
+
+SELECT presenced_seal('presenced_bridge_messages', 'presenced_bridge_message', 'presenced_bridge_solid_cable',
                       'presenced_bridges', 'presenced_parse', 'presenced_move_inbox');

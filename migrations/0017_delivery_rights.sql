@@ -23,7 +23,7 @@ BEGIN
         EXECUTE format(
             'GRANT SELECT, INSERT, UPDATE, DELETE ON agent_streams, dispatches, received_ranges, '
             'undelivered, dispatch_replies, session_handled, delivery_began, trim_horizons, '
-            'presenced_wake, dispatch_inbox TO %s', v_role);
+            'presenced_wake, dispatch_inbox, bridge_positions TO %s', v_role);
         EXECUTE format('GRANT SELECT, UPDATE ON delivery_state TO %s', v_role);
         EXECUTE format('GRANT SELECT ON dispatch_receipts, dispatch_status, session_positions, '
                        'undelivered_dispatches TO %s', v_role);
@@ -36,6 +36,6 @@ BEGIN
             'presenced_add_ranges, presenced_floors, presenced_remembered, '
             'presenced_transition_positions, presenced_renew_positions, presenced_add_replies, '
             'presenced_judge, presenced_trim_dispatches, presenced_parse, presenced_move_inbox, '
-            'presenced_bridges TO %s', v_role);
+            'presenced_bridge_messages, presenced_bridges, presenced_progress TO %s', v_role);
     END LOOP;
 END $$;
