@@ -13,15 +13,17 @@
 --                  its own agents)
 -- First row: agent_id null, `snapshot` for the next call, `is_whole`, `awake_for` (until when all
 -- nodes are awake, from now; negative: asleep), `has_inbox`. Then a row a dispatch, by agent_id and
--- seq. expires_in may be negative: such a dispatch is not sent, but the cursor passes it.
+-- seq. expires_in may be negative: such a dispatch is not sent, but the cursor passes it. sender_*
+-- are for clients that take them beside the payload.
 -- 55000 on a standby, whose snapshots do not say which transactions are in progress.
 -- Locks: none. Cost: 50 to 80 us when nothing is new; 3 us a row.
 --
 -- STABLE is what makes it right: all its parts read the caller's snapshot.
 CREATE FUNCTION presenced_delta(since pg_snapshot, row_limit integer, payload_bytes integer)
 RETURNS TABLE (agent_id bigint, seq bigint, epoch text, to_session text, bytes integer,
-               payload json, expires_in interval, snapshot pg_snapshot, is_whole boolean,
-               awake_for interval, has_inbox boolean)
+               payload json, expires_in interval, created_at timestamptz, sender_kind text,
+               sender_token bigint, sender_agent bigint, sender_session text, sender_role text,
+               snapshot pg_snapshot, is_whole boolean, awake_for interval, has_inbox boolean)
 LANGUAGE plpgsql STABLE
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
@@ -36,16 +38,17 @@ BEGIN
     RETURN QUERY
     WITH fresh AS MATERIALIZED (
         SELECT f.* FROM (
-            SELECT d.agent_id, d.seq, d.epoch, d.to_session, d.bytes, d.payload, d.expires_at
+            SELECT d.*
             FROM dispatches d WHERE d.xid = ANY (ARRAY(SELECT pg_snapshot_xip(since)))
             UNION ALL
-            SELECT d.agent_id, d.seq, d.epoch, d.to_session, d.bytes, d.payload, d.expires_at
+            SELECT d.*
             FROM dispatches d WHERE d.xid >= pg_snapshot_xmax(since)) f
         LIMIT row_limit + 1),
     whole AS MATERIALIZED (SELECT count(*) <= row_limit AS is_whole FROM fresh)
     SELECT u.* FROM (
         SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::text, NULL::integer, NULL::json,
-               NULL::interval, pg_current_snapshot(), w.is_whole,
+               NULL::interval, NULL::timestamptz, NULL::text, NULL::bigint, NULL::bigint,
+               NULL::text, NULL::text, pg_current_snapshot(), w.is_whole,
                (SELECT k.awake_until - v_now FROM presenced_wake k
                 WHERE k.awake_until <= v_now + interval '3 seconds' AND isfinite(k.awake_until)),
                EXISTS (SELECT FROM dispatch_inbox)
@@ -53,7 +56,8 @@ BEGIN
         UNION ALL
         SELECT f.agent_id, f.seq, f.epoch, f.to_session, f.bytes,
                CASE WHEN f.bytes <= payload_bytes THEN f.payload END,
-               f.expires_at - v_now, NULL::pg_snapshot, NULL::boolean, NULL::interval, NULL::boolean
+               f.expires_at - v_now, f.created_at, f.sender_kind, f.sender_token, f.sender_agent,
+               f.sender_session, f.sender_role, NULL::pg_snapshot, NULL::boolean, NULL::interval, NULL::boolean
         FROM fresh f, whole w WHERE w.is_whole) u (agent_id, seq)
     ORDER BY u.agent_id NULLS FIRST, u.seq;
 END $$;

@@ -159,6 +159,7 @@ DECLARE
     v_clock presence_clock;
     v_state delivery_state;
     v_bound xid8;
+    v_fresh bigint[];
     v_rows  bigint;
 BEGIN
     ran := false;
@@ -223,9 +224,14 @@ BEGIN
 
     -- Step 4: merge ranges. Of a shared name those of one lease, or the lowest position were lost.
     -- A name is judged before its ranges are merged, by all that is known of its leases.
+    v_fresh := ARRAY(
+        SELECT DISTINCT f.agent_id FROM (
+            SELECT r.agent_id FROM received_ranges r
+            WHERE NOT r.merged AND r.ended_at < v_now - interval '2 minutes' LIMIT row_limit) f);
     WITH names AS MATERIALIZED (
         SELECT DISTINCT r.agent_id, r.session_id FROM received_ranges r
         WHERE NOT r.merged AND r.ended_at < v_now - interval '2 minutes'
+          AND r.agent_id = ANY (v_fresh)
         LIMIT row_limit),
     judged AS MATERIALIZED (
         SELECT n.agent_id, n.session_id, t.epoch, coalesce(p.shared, false) AS is_shared
@@ -270,10 +276,11 @@ BEGIN
         WHERE u.session_id IS NOT NULL AND (u.last = 0 OR NOT u.covered @> u.last)) r;
     GET DIAGNOSTICS merged = ROW_COUNT;
 
-    -- Step 5: forget names beyond the thousandth, but for those that a dispatch waits for.
+    -- Step 5: forget names beyond the thousandth, but for those that a dispatch waits for. Only
+    -- agents that have new rows can have more names than before.
     WITH crowded AS MATERIALIZED (
         SELECT r.agent_id FROM received_ranges r
-        WHERE r.merged AND r.session_id IS NOT NULL AND r.ended_at > v_now - v_state.keep
+        WHERE r.agent_id = ANY (v_fresh) AND r.session_id IS NOT NULL
         GROUP BY r.agent_id HAVING count(DISTINCT r.session_id) > 1000),
     ranked AS MATERIALIZED (
         SELECT n.agent_id, n.session_id,

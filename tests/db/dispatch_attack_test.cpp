@@ -3,6 +3,9 @@
 #include "tests/support/process.hpp"
 #include "tests/support/scale.hpp"
 
+#include <chrono>
+#include <string>
+
 using namespace presenced::tests;
 
 namespace {
