@@ -187,7 +187,7 @@ CREATE TABLE delivery_state (
 -- Every transaction that had an xid at noted_at has one below `bound`. One row a minute.
 CREATE TABLE trim_horizons (noted_at timestamptz PRIMARY KEY, bound xid8 NOT NULL);
 
--- Messages of others on their way into the log: see 0016_inbox.sql. An app's transaction inserts
+-- Messages of others on their way into the log: see 0015_inbox.sql. An app's transaction inserts
 -- here, and takes no lock that anybody waits for.
 CREATE TABLE dispatch_inbox (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
