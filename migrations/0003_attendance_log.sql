@@ -10,8 +10,8 @@
 -- of_table: only that table's. Returns the tables whose sequence was behind.
 --
 -- It runs with the rights of the tables' owner, because setval() needs more than the server's role
--- has. It moves sequences forward only. An id at the end of bigint is left alone: behind it there
--- is no next one. A migration that adds an identity column adds its table here.
+-- has. It moves sequences forward only. An id in the last half of bigint is left alone: somebody
+-- chose it, and behind it there may soon be no next one. A migration that adds an identity column adds its table here.
 CREATE FUNCTION presenced_mend_sequences(of_table text DEFAULT NULL) RETURNS text[]
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$
 DECLARE
@@ -27,8 +27,7 @@ BEGIN
         CONTINUE WHEN v_sequence IS NULL;
         v_look := format(
             'SELECT m.id > CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END '
-            'AND m.id < 9223372036854775807 '
-            'FROM %s s, (SELECT max(t.id) AS id FROM %I.%I t) m',
+            'FROM %s s, (SELECT max(t.id) AS id FROM %I.%I t WHERE t.id < 4611686018427387904) m',
             v_sequence, current_schema(), v_table);
         EXECUTE v_look INTO v_behind;
         CONTINUE WHEN v_behind IS NOT TRUE;
@@ -37,7 +36,8 @@ BEGIN
             hashtextextended('presenced sequences ' || current_schema(), 0));
         EXECUTE v_look INTO v_behind;
         IF v_behind THEN
-            EXECUTE format('SELECT setval(%L, (SELECT max(t.id) FROM %I.%I t))',
+            EXECUTE format('SELECT setval(%L, (SELECT max(t.id) FROM %I.%I t '
+                           'WHERE t.id < 4611686018427387904))',
                            v_sequence, current_schema(), v_table);
             v_mended := v_mended || v_table;
         END IF;
@@ -135,7 +135,8 @@ DECLARE
     v_why     text;
 BEGIN
     v_short := set_config('lock_timeout', '100ms', true);
-    PERFORM presenced_mend_sequences();
+    -- The log's alone: a sequence of another table is the business of `migrate`.
+    PERFORM presenced_mend_sequences('routing_transitions');
     -- Ids rise with time, so the oldest are at the front of the primary key.
     DELETE FROM routing_transitions t
     WHERE t.id = ANY (ARRAY(
@@ -166,3 +167,19 @@ ALTER TABLE agents ADD COLUMN flips_paid_until timestamptz;
 ALTER TABLE presence_clock
     ADD COLUMN flip_every interval NOT NULL DEFAULT '1 minute' CHECK (flip_every >= interval '0'),
     ADD COLUMN flip_burst integer NOT NULL DEFAULT 120 CHECK (flip_burst >= 2);
+
+-- A server that runs already goes on, from this migration on: who may write the clock is a server.
+DO $$
+DECLARE
+    v_role text;
+BEGIN
+    FOR v_role IN
+        SELECT CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END
+        FROM pg_class c, aclexplode(c.relacl) g LEFT JOIN pg_roles r ON r.oid = g.grantee
+        WHERE c.oid = 'presence_clock'::regclass AND g.privilege_type = 'UPDATE'
+          AND g.grantee <> c.relowner
+    LOOP
+        EXECUTE format('GRANT SELECT (flips_paid_until), UPDATE (flips_paid_until) ON agents TO %s',
+                       v_role);
+    END LOOP;
+END $$;

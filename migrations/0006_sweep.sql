@@ -79,6 +79,8 @@ BEGIN
     END LOOP;
 END $$;
 
+-- In the order of all locks, before a trigger takes one in another.
+LOCK TABLE agents, agent_subscriptions, nodes IN SHARE ROW EXCLUSIVE MODE;
 CREATE TRIGGER agent_subscriptions_changed AFTER INSERT OR DELETE
     ON agent_subscriptions FOR EACH ROW
     WHEN (pg_trigger_depth() > 0 OR current_setting('presenced.writer', true) IS DISTINCT FROM 'on')
@@ -301,7 +303,11 @@ BEGIN
     IF v_state.next_page = 0 THEN
         v_state.last_walk := v_state.walk_began;
         v_state.is_urgent := false;
-        DELETE FROM sweep_queue q WHERE q.agent_id IS NULL AND q.due + every <= v_state.walk_began;
+        DELETE FROM sweep_queue q
+        WHERE q.ctid = ANY (ARRAY(
+            SELECT d.ctid FROM sweep_queue d
+            WHERE d.agent_id IS NULL AND d.due + every <= v_state.walk_began
+            FOR UPDATE SKIP LOCKED));
     END IF;
     is_unfinished := v_state.is_urgent;
 
@@ -343,6 +349,9 @@ DECLARE
     v_entries   tid[];
     v_agents    bigint[];
     v_waiting   bigint;
+    v_front     bigint := greatest(10000, 20 * row_limit); -- entries of the queue that are looked at
+    v_more      boolean;                                   -- there may be more of them
+    v_left      bigint;                                    -- entries that left the queue
     v_busy      bigint[];
     v_trimmed   bigint;
     v_ignored   text;
@@ -385,16 +394,20 @@ BEGIN
     -- the queue before they are looked at: who changes something after that writes them there anew.
     WITH front AS (
         SELECT q.ctid AS entry, q.agent_id FROM sweep_queue q WHERE q.agent_id IS NOT NULL
-        LIMIT greatest(10000, 20 * row_limit)),
+        LIMIT v_front),
     chosen AS (
         SELECT f.agent_id FROM front f GROUP BY f.agent_id ORDER BY random() LIMIT row_limit)
     SELECT array_agg(f.entry) FILTER (WHERE c.agent_id IS NOT NULL), array_agg(DISTINCT c.agent_id),
-           count(*) FILTER (WHERE c.agent_id IS NULL)
+           count(*) FILTER (WHERE c.agent_id IS NULL), count(*) = v_front
     FROM front f LEFT JOIN chosen c ON c.agent_id = f.agent_id
-    INTO v_entries, v_agents, v_waiting;
+    INTO v_entries, v_agents, v_waiting, v_more;
     v_agents := array_remove(v_agents, NULL);
     IF cardinality(v_agents) > 0 THEN
-        DELETE FROM sweep_queue q WHERE q.ctid = ANY (v_entries);
+        -- Entries that somebody holds stay. Their agents are looked at all the same.
+        DELETE FROM sweep_queue q
+        WHERE q.ctid = ANY (ARRAY(SELECT d.ctid FROM sweep_queue d WHERE d.ctid = ANY (v_entries)
+                                  FOR UPDATE SKIP LOCKED));
+        GET DIAGNOSTICS v_left = ROW_COUNT;
         SELECT t.flips, t.reaped, ARRAY(
                    SELECT o.agent_id FROM unnest(v_agents, t.outcomes) AS o (agent_id, outcome)
                    WHERE o.outcome = 'busy')
@@ -408,7 +421,8 @@ BEGIN
         INSERT INTO sweep_queue (agent_id) SELECT b.id FROM unnest(v_busy) AS b (id);
         -- A full round is followed by another at once, if it got anywhere.
         v_is_full := v_is_full
-                     OR (v_waiting > 0 AND cardinality(v_busy) < cardinality(v_agents));
+                     OR ((v_waiting > 0 OR v_more) AND v_left > 0
+                         AND cardinality(v_busy) < cardinality(v_agents));
     END IF;
 
     -- Step 4: trim.
@@ -440,3 +454,19 @@ BEGIN
 END $$;
 
 DROP FUNCTION IF EXISTS presenced_astray(timestamptz, text[]);
+
+-- A server that runs already goes on, from this migration on: who may write the clock is a server.
+DO $$
+DECLARE
+    v_role text;
+BEGIN
+    FOR v_role IN
+        SELECT CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END
+        FROM pg_class c, aclexplode(c.relacl) g LEFT JOIN pg_roles r ON r.oid = g.grantee
+        WHERE c.oid = 'presence_clock'::regclass AND g.privilege_type = 'UPDATE'
+          AND g.grantee <> c.relowner
+    LOOP
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON sweep_queue TO %s', v_role);
+        EXECUTE format('GRANT SELECT, UPDATE ON sweep_state TO %s', v_role);
+    END LOOP;
+END $$;

@@ -35,8 +35,5 @@ BEGIN
             'presenced_sweep, presenced_mend_sequences, presenced_log_in_parts, '
             'presenced_notify_flip, presenced_trim_log, presenced_queue_agents, '
             'presenced_walk_rows, presenced_walk_flags, presenced_look TO %s', v_role);
-        EXECUTE format('GRANT SELECT, INSERT, DELETE ON sweep_queue TO %s', v_role);
-        EXECUTE format('GRANT UPDATE (flips_paid_until) ON agents TO %s', v_role);
-        EXECUTE format('GRANT SELECT, UPDATE ON sweep_state TO %s', v_role);
     END LOOP;
 END $$;

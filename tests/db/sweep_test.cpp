@@ -182,6 +182,33 @@ TEST_CASE("P1: what others change stands in the queue, so that a sweep need not 
     }
 }
 
+TEST_CASE("P1: an agent that is changed without end holds up no other agent", "[db][sweep]") {
+    sweep_world w;
+    w.sql.query("INSERT INTO sweep_queue (agent_id) SELECT 3 FROM generate_series(1, 30000)");
+    w.sql.query("INSERT INTO agent_subscriptions (agent_id, token) VALUES (4, 'by hand')");
+    // Rounds follow at once as long as the database says so.
+    std::string flips;
+    int rounds = 0;
+    for (std::string next = "00:00:00"; next == "00:00:00" && rounds < 20; ++rounds) {
+        auto const swept = w.sql.query("SELECT flips, next_in FROM presenced_sweep('alive', "
+                                       "'boot', '0 s', '90 d', 500)");
+        flips += swept.at(0).at(0);
+        next = flips.find("4 on") == flips.npos ? swept.at(0).at(1) : "";
+    }
+    CHECK(flips.find("4 on reconciled") != flips.npos);
+}
+
+TEST_CASE("P9: whoever holds the entries of the queue holds up no sweep", "[db][sweep]") {
+    sweep_world w;
+    w.sql.query("INSERT INTO agent_subscriptions (agent_id, token) VALUES (4, 'by hand')");
+    sql_session other{w.conninfo};
+    other.query("BEGIN");
+    other.query("DELETE FROM sweep_queue");
+    w.sql.query("SET lock_timeout = '200ms'");
+    CHECK(w.sweep_queue() == "{\"4 on reconciled\"}");
+    other.query("ROLLBACK");
+}
+
 TEST_CASE("what presenced changes does not go through the queue", "[db][sweep]") {
     sweep_world w;
     node a{w.conninfo};
