@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <set>
+#include <span>
 #include <string_view>
 
 namespace presenced::db {
@@ -17,35 +19,37 @@ using std::chrono::milliseconds;
 struct needed_right {
     char const* table;
     char const* privilege;
-    char const* columns;   // separated by commas
-    bool is_newer = false; // of a later migration: asked for where it is there
+    char const* columns; // separated by commas
 };
-constexpr needed_right needed[] = {
+// It says which of the others there are, and is asked for before them.
+constexpr needed_right needed_of_history[] = {
     {"presenced_migrations", "SELECT", "number,name,oldest_binary"},
+};
+// A row that a function takes whole (presence_clock, sweep_state) needs SELECT on all its columns.
+constexpr needed_right needed[] = {
     {"access_tokens", "SELECT", "id,token_sha256,owner_id,expires_at,revoked_at"},
-    {"agents", "SELECT", "id,owner_id,routing_active"},
-    {"agents", "UPDATE", "routing_active,routing_changed_at"},
-    {"agent_subscriptions", "SELECT", "agent_id,token,last_seen_at"},
+    {"agents", "SELECT", "id,owner_id,routing_active,flips_paid_until"},
+    {"agents", "UPDATE", "routing_active,routing_changed_at,flips_paid_until"},
+    {"agent_subscriptions", "SELECT", "agent_id,token,last_seen_at,ctid"},
     {"agent_subscriptions", "INSERT", "agent_id,token,session_id,node,last_seen_at,created_at"},
     {"agent_subscriptions", "UPDATE", "last_seen_at"},
     {"agent_subscriptions", "DELETE", ""},
-    {"routing_transitions", "SELECT", "id,agent_id,active,reason,at"},
+    {"routing_transitions", "SELECT", "id,at"},
     {"routing_transitions", "INSERT", "agent_id,active,reason,at"},
     {"routing_transitions", "UPDATE", ""},
     {"routing_transitions", "DELETE", ""},
-    {"nodes", "SELECT", "node,boot_id,started_at,ticked_at,swept_at,vouched"},
+    {"nodes", "SELECT", "node,boot_id,ticked_at,swept_at,vouched"},
     {"nodes", "INSERT", "node,boot_id,version,started_at,ticked_at,vouched"},
     {"nodes", "UPDATE", "ticked_at,swept_at,vouched"},
     {"nodes", "DELETE", ""},
-    {"presence_clock", "SELECT", "stale_after,ticked_at,judge_until,amnesty_until"},
+    {"presence_clock", "SELECT",
+     "one,stale_after,ticked_at,judge_until,amnesty_until,flip_every,flip_burst"},
     {"presence_clock", "UPDATE", "ticked_at,judge_until,amnesty_until"},
-    {"agents", "SELECT", "flips_paid_until", true},
-    {"agents", "UPDATE", "flips_paid_until", true},
-    {"sweep_state", "SELECT", "", true},
-    {"sweep_state", "UPDATE", "", true},
-    {"sweep_queue", "SELECT", "", true},
-    {"sweep_queue", "INSERT", "", true},
-    {"sweep_queue", "DELETE", "", true},
+    {"sweep_state", "SELECT", "one,looked_at,next_page,is_urgent,walk_began,last_walk,last_agent"},
+    {"sweep_state", "UPDATE", "looked_at,next_page,is_urgent,walk_began,last_walk,last_agent"},
+    {"sweep_queue", "SELECT", "agent_id,due,ctid"},
+    {"sweep_queue", "INSERT", "agent_id"},
+    {"sweep_queue", "DELETE", ""},
 };
 constexpr char const* called_functions[] = {"presenced_transition", "presenced_renew",
                                             "presenced_sweep"};
@@ -114,12 +118,16 @@ public:
         if (self_.home.empty()) {
             no_home();
         } else {
-            bool const may_read_schema = rights();
-            functions();
             namesakes();
-            if (may_read_schema) {
-                migrations_applied();
-                sequences(mend);
+            rights(needed_of_history);
+            // Of a schema that is another version's only that is said.
+            if (!is_readable("presenced_migrations") || migrations_applied()) {
+                rights(needed);
+                functions();
+                if (is_readable("presence_clock")) {
+                    clock();
+                    sequences(mend);
+                }
             }
         }
         std::stable_sort(found_.problems.begin(), found_.problems.end(),
@@ -213,15 +221,15 @@ private:
               "ALTER ROLE " + shown(self_.login) + " SET search_path = " + shown(schema));
     }
 
-    // Returns whether the tables that say what was migrated can be read.
-    bool rights() {
+    // After rights() of the table.
+    bool is_readable(std::string const& table) const { return !unreadable_.contains(table); }
+
+    void rights(std::span<needed_right const> these) {
         std::string values;
-        for (auto const& n : needed) {
+        for (auto const& n : these) {
             values += std::string{values.empty() ? "(" : ", ("} + literal(n.table) + ", " +
-                      literal(n.privilege) + ", " + literal(n.columns) + ", " +
-                      (n.is_newer ? "true" : "false") + ")";
+                      literal(n.privilege) + ", " + literal(n.columns) + ")";
         }
-        bool readable = true;
         std::string unusable; // of this table enough is said
         for (
             auto const& line : ask_(
@@ -242,24 +250,20 @@ private:
                 "       WHEN n.privilege = 'UPDATE' "
                 "       THEN pg_catalog.has_any_column_privilege(c.oid, n.privilege) "
                 "       ELSE pg_catalog.has_table_privilege(c.oid, n.privilege) END, "
-                "  pg_catalog.row_security_active(c.oid), n.is_newer "
+                "  pg_catalog.row_security_active(c.oid) "
                 "FROM (VALUES " +
                 values +
-                ") AS n (name, privilege, columns, is_newer) LEFT JOIN pg_catalog.pg_class c "
+                ") AS n (name, privilege, columns) LEFT JOIN pg_catalog.pg_class c "
                 "ON c.relname = n.name AND c.relnamespace = " +
                 home_oid(self_.home))) {
             auto const table = at(line, 0);
             if (table == unusable) {
                 continue;
             }
-            bool const of_schema = table == "presenced_migrations" || table == "presence_clock";
             auto const kind = at(line, 2);
-            if (is_true(line, 7) && (kind.empty() || line.at(3))) {
-                continue; // its migration is not applied
-            }
             if (kind != "r" && kind != "p") {
                 unusable = table;
-                readable = readable && !of_schema;
+                unreadable_.insert(table);
                 error(kind.empty() ? "table " + our(table) + " is not there"
                                    : our(table) + " is not a table (relkind " + kind + ")",
                       "restore it from a backup");
@@ -267,7 +271,7 @@ private:
             }
             if (is_true(line, 6)) {
                 unusable = table;
-                readable = readable && !of_schema;
+                unreadable_.insert(table);
                 error("row level security on " + our(table) + " hides rows from " + role(),
                       "ALTER TABLE " + our(table) + " DISABLE ROW LEVEL SECURITY, or ALTER ROLE " +
                           shown(self_.role) + " BYPASSRLS");
@@ -275,20 +279,21 @@ private:
             }
             if (line.at(3)) {
                 unusable = table;
-                readable = readable && !of_schema;
+                unreadable_.insert(table);
                 error("table " + our(table) + " has no column " + *line[3],
                       "restore it from a backup, or run `presenced migrate`");
                 continue;
             }
             if (line.at(4) || !is_true(line, 5)) {
-                readable = readable && !(of_schema && at(line, 1) == "SELECT");
+                if (at(line, 1) == "SELECT") {
+                    unreadable_.insert(table);
+                }
                 auto const columns = line.at(4) ? " (" + *line[4] + ")" : std::string{};
                 error(role() + " lacks " + at(line, 1) + columns + " on " + our(table),
                       "GRANT " + at(line, 1) + columns + " ON " + our(table) + " TO " +
                           shown(self_.role));
             }
         }
-        return readable;
     }
 
     // The functions that the node calls, and those of ours that they call.
@@ -357,7 +362,8 @@ private:
         }
     }
 
-    void migrations_applied() {
+    // Returns whether they are this binary's.
+    bool migrations_applied() {
         for (auto const& line : ask_("SELECT number, name, oldest_binary FROM " + name(self_.home) +
                                      ".presenced_migrations ORDER BY number")) {
             int number = 0;
@@ -367,7 +373,12 @@ private:
         }
         if (auto const why = misfit(found_.applied, version_)) {
             error(*why, "");
+            return false;
         }
+        return true;
+    }
+
+    void clock() {
         auto const clock = ask_("SELECT (extract(epoch FROM stale_after) * 1000)::bigint FROM " +
                                 name(self_.home) + ".presence_clock");
         if (clock.empty()) {
@@ -383,6 +394,7 @@ private:
     ask_function const& ask_;
     session_identity const& self_;
     std::string_view version_;
+    std::set<std::string> unreadable_; // tables
     judgement found_;
 };
 
@@ -424,7 +436,7 @@ std::vector<sequence_state> sequences_behind(ask_function const& ask, std::strin
 }
 
 void judge_of::sequences(bool mend) {
-    // A later migration's, which may do what this role may not.
+    // It may do what this role may not.
     auto const qualified = name(self_.home) + ".presenced_mend_sequences(text)";
     if (mend && is_true(ask_("SELECT coalesce(pg_catalog.has_function_privilege("
                              "pg_catalog.to_regprocedure(" +

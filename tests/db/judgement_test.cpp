@@ -29,7 +29,8 @@ std::string told(std::string const& conninfo) {
 
 // Nothing is wrong with it: the plain one's agents have ids that their sequence does not know of.
 struct sound_world : world {
-    sound_world() {
+    explicit sound_world(presence::settings const& timings = {})
+        : world{timings} {
         sql.query("SELECT setval('agents_id_seq', 9)");
         static_cast<void>(as_server(conninfo)); // grants
     }
@@ -116,13 +117,62 @@ TEST_CASE("doctor names a missing right with the GRANT to run", "[db][doctor]") 
     check_cured(w, "REVOKE DELETE ON agent_subscriptions FROM presenced_server",
                 "lacks DELETE on public.agent_subscriptions");
     check_cured(w, "REVOKE SELECT ON presence_clock FROM presenced_server",
-                "lacks SELECT (stale_after, ticked_at, judge_until, amnesty_until) on "
-                "public.presence_clock");
+                "lacks SELECT (one, stale_after, ticked_at, judge_until, amnesty_until, "
+                "flip_every, flip_burst) on public.presence_clock");
     check_cured(w, "REVOKE SELECT ON access_tokens FROM presenced_server", "public.access_tokens");
     check_cured(w,
                 "REVOKE SELECT ON agents FROM presenced_server;"
                 "GRANT SELECT (id, owner_id) ON agents TO presenced_server",
-                "lacks SELECT (routing_active) on public.agents");
+                "lacks SELECT (routing_active, flips_paid_until) on public.agents");
+    check_cured(w,
+                "REVOKE SELECT, UPDATE ON sweep_state FROM presenced_server;"
+                "GRANT UPDATE ON sweep_state TO presenced_server",
+                "public.sweep_state");
+    check_cured(w, "REVOKE DELETE ON sweep_queue FROM presenced_server",
+                "lacks DELETE on public.sweep_queue");
+}
+
+TEST_CASE("the rights that doctor asks for are all that a node needs", "[db][doctor]") {
+    sound_world w{quick()};
+    w.sql.query("DROP ROLE IF EXISTS bare; CREATE ROLE bare LOGIN");
+    auto bare = w.conninfo;
+    bare.replace(bare.find("user=postgres "), 14, "user=bare ");
+    // Some of it is asked for only once the rest is there.
+    for (auto problems = db::examine(bare); !problems.empty(); problems = db::examine(bare)) {
+        for (auto const& p : problems) {
+            REQUIRE(p.cure.starts_with("GRANT "));
+            w.sql.query(p.cure);
+        }
+    }
+    {
+        node a{bare, "a", quick()};
+        auto const token = a.token();
+        REQUIRE(a.got(a.acquire(7, token), lease_outcome::acquired));
+        CHECK(a.got(a.renew(7, token), lease_outcome::renewed));
+        CHECK(a.got(a.release(7, token), lease_outcome::released));
+        // Something for each part of the sweep.
+        w.sql.query("UPDATE agents SET routing_active = true WHERE id = 3;"
+                    "INSERT INTO agent_subscriptions (agent_id, token, last_seen_at) "
+                    "VALUES (4, 'ahead', now() + interval '1 day');"
+                    "INSERT INTO agent_subscriptions (agent_id, token, last_seen_at) "
+                    "VALUES (5, 'old', now() - interval '1 day');"
+                    "INSERT INTO nodes (node, boot_id, ticked_at) "
+                    "VALUES ('n', 'old', now() - interval '2 days'), "
+                    "('n', 'ahead', now() + interval '1 day');"
+                    "INSERT INTO routing_transitions (agent_id, active, reason, at) "
+                    "VALUES (1, true, 'subscribed', now() - interval '1 year')");
+        CHECK(eventually([&] { return !w.flag(3) && w.rows() == 0; }));
+        CHECK(eventually([&] {
+            return w.sql.number("SELECT count(*) FROM nodes WHERE boot_id = 'old'") == 0 &&
+                   w.sql.number("SELECT count(*) FROM routing_transitions "
+                                "WHERE at < now() - interval '1 day'") == 0;
+        }));
+        for (auto const* statement : {"transition", "renew", "sweep", "judge"}) {
+            INFO(statement);
+            CHECK(a.failures.of(statement) == 0);
+        }
+    }
+    w.sql.query("DROP OWNED BY bare; DROP ROLE bare");
 }
 
 TEST_CASE("doctor names a function that the role may not execute", "[db][doctor]") {
@@ -141,8 +191,9 @@ TEST_CASE("doctor names a function that the role may not execute", "[db][doctor]
 TEST_CASE("doctor names row level security on each table that a node reads or writes",
           "[db][doctor]") {
     sound_world w;
-    for (std::string const table : {"access_tokens", "agents", "agent_subscriptions", "nodes",
-                                    "routing_transitions", "presence_clock"}) {
+    for (std::string const table :
+         {"access_tokens", "agents", "agent_subscriptions", "nodes", "routing_transitions",
+          "presence_clock", "sweep_state", "sweep_queue"}) {
         check_cured(w, "ALTER TABLE " + table + " ENABLE ROW LEVEL SECURITY",
                     "row level security on public." + table +
                         " hides rows from role "

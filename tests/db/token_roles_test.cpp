@@ -69,9 +69,11 @@ TEST_CASE("who may call what: nobody but the server calls what writes", "[db][id
                       "aclexplode(p.proacl) g JOIN pg_roles r ON r.oid = g.grantee "
                       "WHERE p.pronamespace = 'public'::regnamespace "
                       "AND r.rolname = 'presenced_server'") ==
-          "presenced_log_in_parts presenced_look presenced_mend_sequences presenced_notify_flip "
-          "presenced_queue_agents presenced_renew presenced_sweep presenced_tick "
-          "presenced_transition presenced_trim_log presenced_walk_flags presenced_walk_rows");
+          "presence_known presenced_log_in_parts presenced_look presenced_mend_sequences "
+          "presenced_notify_flip presenced_queue_agents presenced_reap_cutoff presenced_renew "
+          "presenced_stale_cutoff presenced_stale_cutoff presenced_sweep presenced_tick "
+          "presenced_transition presenced_trim_log presenced_vouched presenced_walk_flags "
+          "presenced_walk_rows");
     // Whatever runs with the rights of its owner finds its tables by itself.
     CHECK(w.sql.number("SELECT count(*) FROM pg_proc p "
                        "WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef AND NOT "

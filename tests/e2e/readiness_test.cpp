@@ -98,7 +98,8 @@ TEST_CASE("somebody who holds the clock's row stops lease time, and /readyz and 
 
 TEST_CASE("a node without a right it needs is not ready and names the GRANT, in one log line") {
     world w;
-    w.sql().query("CREATE ROLE serving LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO serving");
+    w.sql().query("CREATE ROLE serving LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO serving;"
+                  "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO serving");
     auto conninfo = w.conninfo();
     conninfo.replace(conninfo.find("user=postgres "), 14, "user=serving ");
     {
@@ -107,8 +108,8 @@ TEST_CASE("a node without a right it needs is not ready and names the GRANT, in 
         auto const c = w.subscriber(*n, agent);
         w.sql().query("REVOKE UPDATE ON agents FROM serving");
         REQUIRE(eventually([&] {
-            return says(*n, "GRANT UPDATE (routing_active, routing_changed_at) ON "
-                            "public.agents TO serving");
+            return says(*n, "GRANT UPDATE (routing_active, routing_changed_at, "
+                            "flips_paid_until) ON public.agents TO serving");
         }));
         CHECK(n->metric("presenced_database_up") == 0);
         CHECK(n->metric("presenced_ready") == 0);
