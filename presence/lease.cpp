@@ -1,5 +1,7 @@
 #include "presence/lease.hpp"
 
+#include <algorithm>
+
 namespace presenced::presence {
 
 action lease::on_acquired(duration heartbeat) {
@@ -54,9 +56,9 @@ action lease::on_missing() {
     return action::tell;
 }
 
-void lease::on_database_back(time_point now) {
-    if (state_ == lease_state::live && due_ > now) {
-        due_ = now;
+void lease::on_database_back(time_point by) {
+    if (state_ == lease_state::live) {
+        due_ = std::min(due_, by);
     }
 }
 

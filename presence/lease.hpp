@@ -62,8 +62,9 @@ public:
     void on_renewed();
     // The renewal found no row. Returns tell when the lease was still held.
     action on_missing();
-    // Asynchronous commits may have been lost with the server: due at once, if there is evidence.
-    void on_database_back(time_point now);
+    // Asynchronous commits may have been lost with the server: due at `by` at the latest, if there
+    // is evidence then. Never later than before, however often the database comes back.
+    void on_database_back(time_point by);
 
     // The client unsubscribed or its connection ended. Returns release, abandon, or none.
     action on_close(release_reason why);

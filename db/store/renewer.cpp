@@ -176,7 +176,11 @@ void renewer::note_generation() {
         }
     }
     generation_ = link_.generation();
-    next_judgement_ = steady_clock::now();
+    // Where the last session was lost in the middle of its judgement, this one renews first: a
+    // judgement takes a while, and sessions may be lost faster than that, again and again.
+    if (!lost_in_judgement_) {
+        next_judgement_ = steady_clock::now();
+    }
 }
 
 // The schema may be migrated under a running node, rights may be taken away, and stale_after may
@@ -189,10 +193,12 @@ bool renewer::judge() {
     try {
         verdict = link_.judge(options_.version);
     } catch (call_failure const& e) {
+        lost_in_judgement_ = e.kind() == fault::connection;
         spdlog::debug("judgement failed sqlstate={} reason=\"{}\"", e.sqlstate(), e.what());
         board_.not_judged();
         return false;
     }
+    lost_in_judgement_ = false;
     for (auto const& sequence : verdict.mended) {
         spdlog::warn("database mended sequence={}: it was behind the rows of its table", sequence);
     }

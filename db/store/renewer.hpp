@@ -71,7 +71,8 @@ private:
     unsigned generation_ = 0; // of the session that was looked through
     time_point next_judgement_;
     time_point judged_{};
-    std::set<std::string> warned_; // each once a process
+    bool lost_in_judgement_ = false; // the newest session that was lost
+    std::set<std::string> warned_;   // each once a process
     lease_answers answers_;
     base::line_limit refusals_{10};
     base::line_limit puzzles_{1};

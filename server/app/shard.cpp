@@ -259,7 +259,7 @@ void shard::deliver_ended(std::vector<db::token_id> ended) {
 
 void shard::database_back() {
     hand_over(0, [this](int) {
-        leases_.on_database_back();
+        leases_.on_database_back(random_);
         cables_.for_each([](cable_connection& c) { c.on_database_back(); });
     });
 }

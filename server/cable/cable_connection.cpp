@@ -301,9 +301,6 @@ void cable_connection::on_token_ended() {
 
 void cable_connection::on_database_back() {
     if (!ending_ && open_) {
-        // Spread over a second, so that the database is not met by all of them at once. Nothing
-        // else waits for that, pings above all.
-        deadlines_.hold_renewals(wheel::clock::now() + pick(home_.random(), 0ms, 1000ms));
         reschedule();
     }
 }
@@ -389,9 +386,6 @@ void cable_connection::end_silent(time_point now) {
 }
 
 void cable_connection::renew_due(time_point now) {
-    if (deadlines_.renewals_from() > now) {
-        return;
-    }
     while (auto* const s = subscriptions_.first_due(now)) {
         if (!home_.lease_table().renew(*s, now, deadlines_.evidence())) {
             subscriptions_.put_off(*s);

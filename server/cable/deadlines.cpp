@@ -119,7 +119,7 @@ deadlines::step deadlines::next_step(moment const& at, lease_times const& leases
     if (auto const ping = next_ping(now, ping_is_unsent); ping != step::none) {
         return ping;
     }
-    return std::max(leases.next_renewal, renew_from_) <= now ? step::renew : step::none;
+    return leases.next_renewal <= now ? step::renew : step::none;
 }
 
 deadlines::step deadlines::next_ping(time_point now, bool ping_is_unsent) {
@@ -166,10 +166,7 @@ deadlines::wake_up deadlines::next_wake_up(moment const& at, lease_times const& 
     if (!leases.any_confirmed && leases.oldest_pending != never) {
         next.exact = std::min(next.exact, leases.oldest_pending + subscribe_limit);
     }
-    next.shared = std::min(next_ping_, next_native_ping_);
-    if (leases.next_renewal != never) {
-        next.shared = std::min(next.shared, std::max(leases.next_renewal, renew_from_));
-    }
+    next.shared = std::min({next_ping_, next_native_ping_, leases.next_renewal});
     return next;
 }
 

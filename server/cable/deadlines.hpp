@@ -64,8 +64,6 @@ public:
     void charge_ask(time_point now);
     // The store had no room: asking pauses.
     void pause_asking(time_point now, duration pause);
-    // Renewals wait until then: the database has come back, and all want to renew.
-    void hold_renewals(time_point until) { renew_from_ = until; }
     // When the token ends.
     void expect_token_end(time_point at) { token_ends_ = at; }
 
@@ -75,8 +73,6 @@ public:
     bool is_reading() const { return resume_at_ == never; }
     // When something was last heard.
     time_point evidence() const { return evidence_; }
-    // Between a renewal's due time and this one it waits.
-    time_point renewals_from() const { return renew_from_; }
 
     // The next step that is due; its time has moved on when this returns. `ping_is_unsent`: the
     // last JSON ping still waits for the peer to read.
@@ -102,7 +98,6 @@ private:
     time_point next_ping_ = never; // never: not open yet, or closing
     time_point next_native_ping_ = never;
     time_point close_by_ = never;
-    time_point renew_from_{};
     time_point token_ends_ = never;
     time_point resume_at_ = never;
     time_point read_until_{};  // its input is paid for until then; ahead of now: in debt

@@ -7,6 +7,7 @@
 #include <array>
 #include <chrono>
 #include <memory>
+#include <random>
 #include <stdexcept>
 #include <string_view>
 #include <utility>
@@ -264,10 +265,13 @@ void leases::on_answer(subscription& s, db::lease_outcome outcome) {
     }
 }
 
-void leases::on_database_back() {
+// Spread over a second, so that the database is not met by all of them at once. A renewal that is
+// due before its moment is not put off for that: the database may come back again and again.
+void leases::on_database_back(std::minstd_rand& random) {
     auto const now = wheel::clock::now();
-    table_.for_each([now](subscription& s) {
-        s.lease.on_database_back(now);
+    std::uniform_int_distribution spread{0, 1000};
+    table_.for_each([&](subscription& s) {
+        s.lease.on_database_back(now + std::chrono::milliseconds{spread(random)});
         if (s.owner != nullptr) {
             s.owner->on_moved(s);
         }

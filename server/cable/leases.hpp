@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <deque>
 #include <optional>
+#include <random>
 #include <span>
 #include <string>
 
@@ -45,7 +46,7 @@ public:
 
     // From the store.
     void on_answers(std::span<db::lease_answer const> answers);
-    void on_database_back();
+    void on_database_back(std::minstd_rand& random);
 
 private:
     // Feeds an event to the lease, keeps the books, and carries out what it asks for.

@@ -495,12 +495,17 @@ TEST_CASE("logs and metrics never contain a token") {
     }
 }
 
-TEST_CASE("a client gets its pings however often the database's connections are lost") {
+TEST_CASE("a client gets its pings and renewals however often database sessions are lost") {
     world w;
     auto const n = w.start_node();
     auto const c = w.subscriber(*n, w.add_agent());
     constexpr auto ping = 300ms;
+    constexpr auto heartbeat = 1500ms;
     constexpr auto rounds = 40;
+    auto const renewals = [&] {
+        return n->metric("presenced_renewals_total{result=\"renewed\"}");
+    };
+    auto const renewed = renewals();
     auto const start = steady::now();
     for (int i = 0; i < rounds; ++i) {
         w.sql().query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -509,5 +514,8 @@ TEST_CASE("a client gets its pings however often the database's connections are 
     }
     auto const due = since(start) / ping;
     CHECK(c->pings().size() > static_cast<std::size_t>(due / 2));
+    // Each session that comes after a lost one renews; so no lease waits longer than without
+    // losses.
+    CHECK(renewals() - renewed > static_cast<double>(since(start) / heartbeat));
     CHECK(n->metric("presenced_leases_lost_total") == 0);
 }

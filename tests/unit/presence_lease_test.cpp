@@ -136,9 +136,11 @@ TEST_CASE("a lease given up while pending is abandoned, and never confirmed") {
     CHECK(l.state() == lease_state::ended);
 }
 
-TEST_CASE("after an outage every live lease is due at once") {
+TEST_CASE("after an outage every live lease is due soon, and a further outage puts nothing off") {
     auto l = live_lease();
     l.on_database_back(at(3s));
+    CHECK(l.renewal_due() == at(3s));
+    l.on_database_back(at(4s));
     CHECK(l.renewal_due() == at(3s));
     CHECK(l.on_due(at(3s), at(2s), heartbeat) == action::renew);
 }
