@@ -88,6 +88,7 @@ BEGIN
             v_ignored := set_config('lock_timeout', '200ms', true);
             INSERT INTO routing_transitions (agent_id, active, reason, at)
             VALUES (agent_ids[v_done], directions[v_done], reasons[v_done], happened_at);
+            SET CONSTRAINTS ALL IMMEDIATE; -- deferred triggers fail here, or nowhere
         EXCEPTION WHEN OTHERS OR query_canceled THEN
             GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_message = MESSAGE_TEXT;
             v_missing := v_missing + 1;
@@ -146,6 +147,7 @@ BEGIN
           AND r.at < keep_from
         FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS v_trimmed = ROW_COUNT;
+    SET CONSTRAINTS ALL IMMEDIATE;
     RETURN v_trimmed;
 EXCEPTION WHEN OTHERS OR query_canceled THEN
     GET STACKED DIAGNOSTICS v_state = RETURNED_SQLSTATE, v_why = MESSAGE_TEXT;

@@ -229,6 +229,9 @@ BEGIN
             SELECT array_agg(presenced_notify_flip(f.agent_id, f.active, f.reason, v_now))
             FROM unnest(v_flipped, v_directions, v_reasons) AS f (agent_id, active, reason)
             INTO flips;
+            -- What somebody's deferred trigger on the log has to say, it says here, and not at
+            -- commit, where it would cost the flip.
+            SET CONSTRAINTS ALL IMMEDIATE;
         EXCEPTION WHEN OTHERS OR query_canceled THEN
             PERFORM presenced_log_in_parts(v_flipped, v_directions, v_reasons, v_now,
                                            SQLSTATE, SQLERRM);

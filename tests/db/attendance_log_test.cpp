@@ -102,6 +102,17 @@ TEST_CASE("P1: whatever somebody does to the log, flips happen and are notified"
     SECTION("a trigger that drops the row") {
         add_log_trigger(w, "RETURN NULL;");
     }
+    SECTION("a trigger that fails at commit") {
+        w.sql.query("CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS "
+                    "$$ BEGIN RAISE EXCEPTION 'no'; END $$;"
+                    "CREATE CONSTRAINT TRIGGER theirs AFTER INSERT OR DELETE ON "
+                    "routing_transitions DEFERRABLE INITIALLY DEFERRED "
+                    "FOR EACH ROW EXECUTE FUNCTION theirs()");
+        w.sql.query("SET session_replication_role = replica;"
+                    "INSERT INTO routing_transitions (agent_id, active, reason, at) "
+                    "VALUES (1, true, 'subscribed', now() - interval '1 year');"
+                    "RESET session_replication_role");
+    }
     SECTION("no right to write") {
         w.sql.query("REVOKE INSERT, DELETE ON routing_transitions FROM presenced_server");
     }
