@@ -54,7 +54,7 @@ public:
     // As a shard does: the store's thread is not kept from its next batch.
     void deliver(std::vector<db::lease_answer> answers) override;
     void deliver(std::vector<db::token_answer>) override {}
-    void deliver_ended(std::vector<db::token_id>) override {}
+    void deliver(db::check_answer) override {}
     void database_back() override {}
 
 private:

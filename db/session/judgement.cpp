@@ -27,7 +27,8 @@ constexpr needed_right needed_of_history[] = {
 };
 // A row that a function takes whole (presence_clock, sweep_state) needs SELECT on all its columns.
 constexpr needed_right needed[] = {
-    {"access_tokens", "SELECT", "id,token_sha256,owner_id,expires_at,revoked_at"},
+    {"access_tokens", "SELECT",
+     "id,token_sha256,owner_id,expires_at,revoked_at,role,agents"},
     {"agents", "SELECT", "id,owner_id,routing_active,flips_paid_until"},
     {"agents", "UPDATE", "routing_active,routing_changed_at,flips_paid_until"},
     {"agent_subscriptions", "SELECT", "agent_id,token,last_seen_at,ctid"},
@@ -49,6 +50,7 @@ constexpr needed_right needed[] = {
     {"sweep_state", "UPDATE", "looked_at,next_page,is_urgent,walk_began,last_walk,last_agent"},
     {"sweep_queue", "SELECT", "agent_id,due,ctid"},
     {"sweep_queue", "INSERT", "agent_id"},
+    {"sweep_queue", "UPDATE", ""},
     {"sweep_queue", "DELETE", ""},
 };
 constexpr char const* called_functions[] = {"presenced_transition", "presenced_renew",

@@ -15,6 +15,7 @@ extern statement const renew;
 extern statement const sweep;
 extern statement const authenticate;
 extern statement const check_tokens;
+extern statement const check_owners;
 extern statement const forget_node;
 // Ends the backend of a lost connection; a row with `false` when it would not end.
 extern statement const fence;

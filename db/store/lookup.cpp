@@ -25,17 +25,49 @@ bool is_true(std::optional<std::string> const& field) {
     return field == "t";
 }
 
+agent_list read_agents(std::optional<std::string> const& field) {
+    if (!field) {
+        return nullptr;
+    }
+    std::vector<agent_id> agents;
+    for (auto const& element : parse_array(*field)) {
+        agents.push_back(std::stoll(element));
+    }
+    return std::make_shared<std::vector<agent_id> const>(std::move(agents));
+}
+
 token_answer read(row const& found, std::uint64_t key) {
     token_answer answer{key, token_outcome::valid, std::stoll(found.at(1).value()),
                         std::stoll(found.at(2).value()), std::nullopt};
+    auto const role = role_of(found.at(6).value());
     if (is_true(found.at(3))) {
         answer.outcome = token_outcome::revoked;
     } else if (is_true(found.at(4))) {
         answer.outcome = token_outcome::expired;
-    } else if (found.at(5)) {
-        answer.expires_in = milliseconds{std::stoll(*found.at(5))};
+    } else if (!role) {
+        // Of a later release. Nobody here knows what the token may do, so it may do nothing.
+        answer.outcome = token_outcome::unknown;
+    } else {
+        answer.role = *role;
+        answer.agents = read_agents(found.at(7));
+        if (found.at(5)) {
+            answer.expires_in = milliseconds{std::stoll(*found.at(5))};
+        }
     }
     return answer;
+}
+
+// As check_tokens writes the agents of a row.
+void add_agents(array_literal& lists, agent_list const& agents) {
+    if (agents == nullptr) {
+        lists.add_null();
+        return;
+    }
+    array_literal list;
+    for (auto const agent : *agents) {
+        list.add(agent);
+    }
+    lists.add(list.take());
 }
 
 } // namespace
@@ -50,7 +82,7 @@ lookup::lookup(session_context const& context, std::size_t board_number, stop_si
              true,
              lock_timeout,
              true,
-             {&statements::authenticate, &statements::check_tokens}}}
+             {&statements::authenticate, &statements::check_tokens, &statements::check_owners}}}
     , thread_{base::start_thread("the database", [this] {
         keep_going(
             "lookup", stop_, [this] { return step(); }, [this] { link_.replace(); });
@@ -152,15 +184,37 @@ void lookup::authenticate(std::vector<authenticate_request> const& batch) {
 }
 
 void lookup::check(check_request const& request) {
-    array_literal ids;
-    for (auto const id : request.tokens) {
-        ids.add(id);
+    check_answer answer;
+    if (!request.tokens.empty()) {
+        array_literal ids;
+        array_literal owners;
+        array_literal roles;
+        array_literal agents;
+        for (auto const& grant : request.tokens) {
+            ids.add(grant.id);
+            owners.add(grant.owner);
+            roles.add(to_string(grant.role));
+            add_agents(agents, grant.agents);
+        }
+        for (auto const& line :
+             link_.call(statements::check_tokens,
+                        {ids.take(), owners.take(), roles.take(), agents.take()})) {
+            answer.ended.push_back(request.tokens.at(std::stoul(line.at(0).value())));
+        }
     }
-    std::vector<token_id> ended;
-    for (auto const& line : link_.call(statements::check_tokens, {ids.take()})) {
-        ended.push_back(std::stoll(line.at(0).value()));
+    if (!request.agents.empty()) {
+        array_literal agents;
+        array_literal owners;
+        for (auto const& held : request.agents) {
+            agents.add(held.agent);
+            owners.add(held.owner);
+        }
+        for (auto const& line :
+             link_.call(statements::check_owners, {agents.take(), owners.take()})) {
+            answer.lost.push_back(request.agents.at(std::stoul(line.at(0).value())));
+        }
     }
-    request.box->deliver_ended(std::move(ended));
+    request.box->deliver(std::move(answer));
 }
 
 } // namespace presenced::db

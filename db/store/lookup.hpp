@@ -1,4 +1,4 @@
-// The lookup thread: whose access token is this, and which of these are over by now.
+// The lookup thread: what is this access token worth, and what of that does not hold any more.
 #pragma once
 
 #include "db/session/connection.hpp"

@@ -2,10 +2,12 @@
 #pragma once
 
 #include "db/session/health.hpp"
+#include "db/store/token_grant.hpp"
 #include "presence/types.hpp"
 
 #include <array>
 #include <chrono>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -20,7 +22,6 @@ using presence::lease_token;
 using presence::owner_id;
 using presence::release_reason;
 
-using token_id = std::int64_t;                     // access_tokens.id
 using token_digest = std::array<std::uint8_t, 32>; // SHA-256 of an access token
 
 enum class lease_outcome : std::uint8_t {
@@ -52,6 +53,24 @@ struct token_answer {
     token_id id = 0;
     owner_id owner = 0;
     std::optional<std::chrono::milliseconds> expires_in; // by the database's clock
+    token_role role = token_role::session;
+    agent_list agents = nullptr;
+};
+
+// An agent, and the owner in whose name its sessions came in.
+struct held_agent {
+    agent_id agent = 0;
+    owner_id owner = 0;
+    auto operator<=>(held_agent const&) const = default;
+};
+
+// Of what was asked about, what does not hold any more.
+struct check_answer {
+    // The token is revoked, expired or gone, or its row says another owner, role or agents.
+    std::vector<token_grant> ended;
+    // The agent has another owner by now. An agent that is gone is not in here: its row is gone,
+    // too, and the next renewal says so.
+    std::vector<held_agent> lost;
 };
 
 // Where answers go: one call a batch, on a database thread, soon to be elsewhere. Must outlive
@@ -60,8 +79,7 @@ class mailbox {
 public:
     virtual void deliver(std::vector<lease_answer> answers) = 0;
     virtual void deliver(std::vector<token_answer> answers) = 0;
-    // Of the tokens asked about, those that are revoked, expired or gone by now.
-    virtual void deliver_ended(std::vector<token_id> ended) = 0;
+    virtual void deliver(check_answer answer) = 0;
     // The database was away and is back: commits of renewals may have been lost with it.
     virtual void database_back() = 0;
 
@@ -101,7 +119,8 @@ struct authenticate_request {
 };
 
 struct check_request {
-    std::vector<token_id> tokens;
+    std::vector<token_grant> tokens;
+    std::vector<held_agent> agents;
     mailbox* box;
 };
 

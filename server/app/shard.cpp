@@ -18,7 +18,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// How often live connections' tokens are looked up again: a revoked one ends within 30 s.
+// How often live connections' tokens, and the owners of their agents, are looked up again: a
+// revoked token ends within 30 s.
 constexpr auto token_check_interval = 15s;
 
 // Fine enough for the shortest interval, and no finer: each turn with something to do in it is a
@@ -253,8 +254,8 @@ void shard::deliver(std::vector<db::token_answer> answers) {
     });
 }
 
-void shard::deliver_ended(std::vector<db::token_id> ended) {
-    hand_over(std::move(ended), [this](std::vector<db::token_id>& all) { end_tokens(all); });
+void shard::deliver(db::check_answer answer) {
+    hand_over(std::move(answer), [this](db::check_answer& all) { on_checked(all); });
 }
 
 void shard::database_back() {
@@ -275,28 +276,40 @@ void shard::check_tokens(wheel::clock::time_point now) {
     if (checking_tokens_) {
         return; // the last answer has not come yet
     }
-    std::vector<db::token_id> tokens;
+    std::vector<db::token_grant> tokens;
     cables_.for_each([&](cable_connection& c) {
-        if (!c.is_ending() && c.is_authorized()) {
-            tokens.push_back(c.token());
+        if (!c.is_ending() && c.who() != nullptr) {
+            tokens.push_back(c.who()->grant());
         }
     });
     std::sort(tokens.begin(), tokens.end());
     tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
-    if (!tokens.empty()) {
-        store().check({std::move(tokens), this});
+    // Tokens that run out one after the other bring many checks: the agents are asked about in the
+    // regular ones only.
+    std::vector<db::held_agent> agents;
+    if (now >= next_owner_check_) {
+        next_owner_check_ = now + token_check_interval;
+        agents = leases_.held_agents();
+    }
+    if (!tokens.empty() || !agents.empty()) {
+        store().check({std::move(tokens), std::move(agents), this});
         checking_tokens_ = true; // the answer is still to be posted
     }
 }
 
-void shard::end_tokens(std::vector<db::token_id>& ended) {
+void shard::on_checked(db::check_answer& answer) {
     checking_tokens_ = false;
+    auto& ended = answer.ended;
     std::sort(ended.begin(), ended.end());
-    cables_.for_each([&](cable_connection& c) {
-        if (!c.is_ending() && std::binary_search(ended.begin(), ended.end(), c.token())) {
-            c.on_token_ended();
-        }
-    });
+    if (!ended.empty()) {
+        cables_.for_each([&](cable_connection& c) {
+            if (!c.is_ending() && c.who() != nullptr &&
+                std::binary_search(ended.begin(), ended.end(), c.who()->grant())) {
+                c.on_token_ended();
+            }
+        });
+    }
+    leases_.on_owners_changed(std::move(answer.lost));
 }
 
 } // namespace presenced::server

@@ -56,7 +56,7 @@ public:
     // db::mailbox, from database threads. Nothing is lost for want of memory: they wait for some.
     void deliver(std::vector<db::lease_answer> answers) override;
     void deliver(std::vector<db::token_answer> answers) override;
-    void deliver_ended(std::vector<db::token_id> ended) override;
+    void deliver(db::check_answer answer) override;
     void database_back() override;
 
     // ---- The shard's own thread ---------------------------------------------------------------
@@ -89,7 +89,7 @@ private:
     template <class Batch, class Take>
     void hand_over(Batch batch, Take take) noexcept;
     void check_tokens(wheel::clock::time_point now);
-    void end_tokens(std::vector<db::token_id>& ended);
+    void on_checked(db::check_answer& answer);
     db::store& store() { return *shared_.store.load(std::memory_order_relaxed); }
 
     node& shared_;
@@ -98,6 +98,7 @@ private:
     std::list<http_session*> https_; // oldest first; they keep themselves alive
     std::uint64_t last_lookup_ = 0;
     bool checking_tokens_ = false;
+    wheel::clock::time_point next_owner_check_{};
     frame ping_;
     std::int64_t ping_second_ = 0;
     std::atomic<std::size_t> load_{0};

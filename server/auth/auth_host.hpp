@@ -23,7 +23,7 @@ class auth_host {
 public:
     virtual node& shared() = 0;
     virtual wheel& timers() = 0;
-    // Asks for the token's owner; on_token() gets the answer, unless it is forgotten before.
+    // Asks what the token is worth; on_token() gets the answer, unless it is forgotten before.
     virtual std::uint64_t authenticate(db::token_digest const& digest,
                                        std::shared_ptr<token_asker> asker) = 0;
     virtual void forget_lookup(std::uint64_t lookup) = 0;

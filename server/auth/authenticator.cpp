@@ -90,7 +90,8 @@ public:
 private:
     static authentication identify(db::token_answer const& answer, wheel::clock::time_point now) {
         authentication result;
-        result.who = identity{answer.owner, presence::time_point::max(), answer.id};
+        result.who = identity{answer.owner, presence::time_point::max(), answer.id, answer.agents,
+                              answer.role};
         if (answer.expires_in) {
             result.who->expires_at = now + *answer.expires_in;
         }

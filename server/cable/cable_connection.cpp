@@ -23,6 +23,10 @@ using namespace std::chrono_literals;
 // chance, so that those who wait do not come back together.
 constexpr std::chrono::milliseconds store_full_pause = 1s;
 
+// The cause of a rejection: the agent is none that this client may subscribe to. Whether there is
+// such an agent, nobody is told.
+constexpr std::string_view refused = "refused";
+
 // Of each kind that can come for thousands of connections at once.
 constexpr unsigned lines_a_second = 100;
 
@@ -211,6 +215,10 @@ void cable_connection::on_command(protocol::subscribe_command& c) {
         reject(c.identifier, protocol::to_string(protocol::reject_cause::too_many_subscriptions));
         return;
     }
+    if (!client_.who->includes(params->agent_id)) {
+        reject(c.identifier, refused);
+        return;
+    }
     auto& s = home_.lease_table().add(*this, params->agent_id, std::move(c.identifier));
     try {
         subscriptions_.add(s);
@@ -267,7 +275,7 @@ void cable_connection::on_confirmed(subscription& s) {
 
 void cable_connection::on_rejected(subscription& s) {
     subscriptions_.remove(s);
-    reject(s.identifier, "refused");
+    reject(s.identifier, refused);
 }
 
 void cable_connection::on_lease_lost(subscription& s) {
@@ -278,6 +286,16 @@ void cable_connection::on_lease_lost(subscription& s) {
             "cable lease lost conn={} agent={}{}: its row is gone, removed by somebody else "
             "or run out while this node was cut off",
             client_.number, s.agent, *more);
+    }
+    end(protocol::disconnect_reason::lease_lost);
+}
+
+void cable_connection::on_owner_changed(subscription& s) {
+    static thread_local line_limit limit{lines_a_second};
+    if (auto const more = limit.admit()) {
+        spdlog::info("cable agent changed owner conn={} agent={} owner={}{}: the session of the "
+                     "former owner is told lease_lost",
+                     client_.number, s.agent, s.user, *more);
     }
     end(protocol::disconnect_reason::lease_lost);
 }

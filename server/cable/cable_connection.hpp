@@ -34,11 +34,11 @@ public:
 
     // Renewals may have been lost: renew soon, at this connection's own moment.
     void on_database_back();
-    // Its token was revoked, has expired or is gone.
+    // Its token was revoked, has expired or is gone, or is not worth the same any more.
     void on_token_ended();
 
-    db::token_id token() const { return client_.who ? client_.who->token : 0; }
-    bool is_authorized() const { return client_.who.has_value(); }
+    // Null: nobody, it is about to be told so.
+    identity const* who() const { return client_.who ? &*client_.who : nullptr; }
     std::uint64_t key = 0; // in the shard's table
 
 private:
@@ -59,6 +59,7 @@ private:
     void on_confirmed(subscription& s) override;
     void on_rejected(subscription& s) override;
     void on_lease_lost(subscription& s) override;
+    void on_owner_changed(subscription& s) override;
     void on_no_room(subscription& s) override;
     void on_renewed() override { reschedule(); }
 

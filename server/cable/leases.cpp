@@ -265,6 +265,47 @@ void leases::on_answer(subscription& s, db::lease_outcome outcome) {
     }
 }
 
+std::vector<db::held_agent> leases::held_agents() {
+    std::vector<db::held_agent> held;
+    table_.for_each([&held](subscription const& s) {
+        if (s.lease.is_live()) {
+            held.push_back({s.agent, s.user});
+        }
+    });
+    std::sort(held.begin(), held.end());
+    held.erase(std::unique(held.begin(), held.end()), held.end());
+    return held;
+}
+
+void leases::on_owners_changed(std::vector<db::held_agent> lost) {
+    if (lost.empty()) {
+        return;
+    }
+    std::sort(lost.begin(), lost.end());
+    table_.for_each([&](subscription& s) {
+        // One that is still asked for is refused by the database itself.
+        if (!s.lease.is_live() ||
+            !std::binary_search(lost.begin(), lost.end(), db::held_agent{s.agent, s.user})) {
+            return;
+        }
+        auto* const holder = s.owner;
+        try {
+            if (holder != nullptr) {
+                shared_.figures.lease_lost();
+                holder->on_owner_changed(s); // which may end others of the table
+            } else {
+                give_up(s, presence::release_reason::disconnected); // its grace ends
+            }
+        } catch (std::exception const& failure) {
+            if (holder != nullptr) {
+                holder->fail("change of owner", failure);
+            } else {
+                spdlog::error("leases change of owner failed why=\"{}\"", failure.what());
+            }
+        }
+    });
+}
+
 // Spread over a second, so that the database is not met by all of them at once. A renewal that is
 // due before its moment is not put off for that: the database may come back again and again.
 void leases::on_database_back(std::minstd_rand& random) {

@@ -17,6 +17,7 @@
 #include <random>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace presenced::server {
 
@@ -44,8 +45,14 @@ public:
     // Leases that the database has yet to release. Any thread.
     std::size_t held() const { return counts_.held.load(std::memory_order_relaxed); }
 
+    // The agents of live leases, each with the owner in whose name it was asked for; ascending,
+    // each once.
+    std::vector<db::held_agent> held_agents();
+
     // From the store.
     void on_answers(std::span<db::lease_answer const> answers);
+    // Of held_agents(), those whose agent has another owner by now.
+    void on_owners_changed(std::vector<db::held_agent> lost);
     void on_database_back(std::minstd_rand& random);
 
 private:

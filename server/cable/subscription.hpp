@@ -28,6 +28,8 @@ public:
     // The subscription is destroyed after these two.
     virtual void on_rejected(subscription& s) = 0;
     virtual void on_lease_lost(subscription& s) = 0;
+    // The agent is somebody else's by now. The row is still there: the holder gives the lease up.
+    virtual void on_owner_changed(subscription& s) = 0;
     // The store had no room for the acquire: it is unsent again.
     virtual void on_no_room(subscription& s) = 0;
     // A renewal was answered: the next one has its time.

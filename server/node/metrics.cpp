@@ -124,8 +124,10 @@ struct metrics::figures : registered {
     labelled<Counter> http{family(prometheus::BuildCounter(), "presenced_http_responses_total",
                                   "HTTP responses other than upgrades, by status."),
                            "status"};
-    Counter& leases_lost = counter("presenced_leases_lost_total",
-                                   "Leases whose row somebody removed under a live session.");
+    Counter& leases_lost =
+        counter("presenced_leases_lost_total",
+                "Leases that a live session lost: somebody removed the row, or gave the "
+                "agent to another owner.");
     Counter& outbox_overflows =
         counter("presenced_outbox_overflows_total", "Connections ended because they did not read.");
 

@@ -37,7 +37,7 @@ public:
         }
     }
     void deliver(std::vector<db::token_answer> /*answers*/) override {}
-    void deliver_ended(std::vector<db::token_id> /*ended*/) override {}
+    void deliver(db::check_answer /*answer*/) override {}
     void database_back() override {}
 
     bool has_stopped() const { return standing_ == 0; }
@@ -74,7 +74,7 @@ public:
         }
     }
     void deliver(std::vector<db::token_answer> /*answers*/) override {}
-    void deliver_ended(std::vector<db::token_id> /*ended*/) override {}
+    void deliver(db::check_answer /*answer*/) override {}
     void database_back() override {}
 
     flooder const* flood = nullptr;

@@ -41,9 +41,9 @@ public:
             tokens_.insert_or_assign(a.key, a);
         }
     }
-    void deliver_ended(std::vector<db::token_id> ended) override {
+    void deliver(db::check_answer answer) override {
         std::lock_guard const lock{mutex_};
-        ended_.push_back(std::move(ended));
+        checks_.push_back(std::move(answer));
     }
     void database_back() override { ++backs; }
 
@@ -71,9 +71,9 @@ public:
         std::lock_guard const lock{mutex_};
         return tokens_;
     }
-    std::vector<std::vector<db::token_id>> ended() const {
+    std::vector<db::check_answer> checks() const {
         std::lock_guard const lock{mutex_};
-        return ended_;
+        return checks_;
     }
 
     std::atomic<int> backs{0};
@@ -82,7 +82,7 @@ private:
     mutable std::mutex mutex_;
     std::map<std::uint64_t, std::vector<lease_outcome>> leases_;
     std::map<std::uint64_t, db::token_answer> tokens_;
-    std::vector<std::vector<db::token_id>> ended_;
+    std::vector<db::check_answer> checks_;
 };
 
 // Counts calls that failed, and requests by the lane that took them.

@@ -233,6 +233,109 @@ TEST_CASE("P8: a token that was extended while its session lived ends when the d
     CHECK(c->next(31s) == "disconnect token_expired reconnect:false");
 }
 
+TEST_CASE("a token that is narrowed to agents gets these, and no other agent of its owner") {
+    world w;
+    auto const n = w.start_node();
+    auto const mine = w.add_agent();
+    auto const other = w.add_agent();
+    auto const foreign = w.add_agent(2);
+    auto options = w.client_options(*n);
+    options.token = w.add_token();
+    w.sql().query("UPDATE access_tokens SET role = 'peer', agents = '{" + std::to_string(foreign) +
+                  "," + std::to_string(mine) + "}' WHERE id = (SELECT max(id) FROM access_tokens)");
+    auto const c = w.session(options);
+    c->subscribe(identifier(mine));
+    CHECK(c->next() == "confirm " + identifier(mine));
+    c->subscribe(identifier(other));
+    CHECK(c->next() == "reject " + identifier(other));
+    // The list gives nothing that the owner does not have.
+    c->subscribe(identifier(foreign));
+    CHECK(c->next() == "reject " + identifier(foreign));
+    CHECK(n->metric("presenced_rejections_total{cause=\"refused\"}") == 2);
+    CHECK(w.rows(mine) == 1);
+    CHECK(w.rows() == 1);
+    CHECK(w.transitions(other).empty());
+    CHECK_FALSE(w.is_active(other));
+}
+
+TEST_CASE("whatever its role, a token may use the cable") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    for (std::string const role : {"session", "peer", "app", "admin"}) {
+        CAPTURE(role);
+        w.sql().query("UPDATE access_tokens SET role = '" + role + "'");
+        CHECK_NOTHROW(w.subscriber(*n, agent));
+    }
+    // Of its owner's agents, that is: of an admin, too.
+    auto const foreign = w.add_agent(2);
+    auto const c = w.session(*n);
+    c->subscribe(identifier(foreign));
+    CHECK(c->next() == "reject " + identifier(foreign));
+}
+
+TEST_CASE("a session ends when its token is given another role, other agents or another owner") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const id = std::to_string(agent);
+    std::vector<std::unique_ptr<cable>> ending;
+    for (auto const& change :
+         {std::string{"role = 'peer'"}, "agents = '{" + id + "}'", std::string{"owner_id = 2"}}) {
+        auto options = w.client_options(*n);
+        options.token = w.add_token();
+        ending.push_back(w.session(options));
+        ending.back()->subscribe(identifier(agent));
+        REQUIRE(ending.back()->next() == "confirm " + identifier(agent));
+        w.sql().query("UPDATE access_tokens SET " + change +
+                      " WHERE id = (SELECT max(id) FROM access_tokens)");
+    }
+    // One that is written again as it was is not another.
+    auto options = w.client_options(*n);
+    options.token = w.add_token();
+    w.sql().query("UPDATE access_tokens SET agents = '{" + id +
+                  ",999}' "
+                  "WHERE id = (SELECT max(id) FROM access_tokens)");
+    auto const staying = w.session(options);
+    staying->subscribe(identifier(agent));
+    REQUIRE(staying->next() == "confirm " + identifier(agent));
+    w.sql().query("UPDATE access_tokens SET agents = '{999," + id +
+                  ",999}' "
+                  "WHERE id = (SELECT max(id) FROM access_tokens)");
+    for (auto const& c : ending) {
+        CHECK(c->next(31s) == "disconnect token_expired reconnect:false");
+        CHECK(c->next() == "closed 1000");
+    }
+    CHECK(w.has_rows(agent, 1));
+    CHECK(staying->next(0ms) == "nothing");
+}
+
+TEST_CASE("an agent that is given to another owner ends the sessions of the former one") {
+    world w;
+    auto const n = w.start_node();
+    auto const agent = w.add_agent();
+    auto const kept = w.add_agent();
+    auto const c = w.subscriber(*n, agent);
+    auto const bystander = w.subscriber(*n, kept);
+    w.sql().query("UPDATE agents SET owner_id = 2 WHERE id = " + std::to_string(agent));
+    auto options = w.client_options(*n);
+    options.token = w.add_token(2);
+    auto const theirs = w.session(options);
+    theirs->subscribe(identifier(agent));
+    CHECK(theirs->next() == "confirm " + identifier(agent));
+    CHECK(c->next(31s) == "disconnect lease_lost reconnect:true");
+    CHECK(c->next() == "closed 1000");
+    CHECK(w.has_rows(agent, 1)); // the new owner's
+    CHECK(w.is_active(agent));
+    CHECK(n->metric("presenced_leases_lost_total") == 1);
+    CHECK(theirs->next(0ms) == "nothing");
+    CHECK(bystander->next(0ms) == "nothing");
+    CHECK(w.rows(kept) == 1);
+    auto const again = w.session(*n);
+    again->subscribe(identifier(agent));
+    CHECK(again->next() == "reject " + identifier(agent));
+}
+
 TEST_CASE("with a grace a connection that was lost keeps its row that long, once") {
     world w;
     auto const n = w.start_node({{"PRESENCED_DISCONNECT_GRACE", "1500ms"}});

@@ -27,7 +27,7 @@ public:
         all.insert(all.end(), some.begin(), some.end());
     }
     void deliver(std::vector<db::token_answer> /*answers*/) override {}
-    void deliver_ended(std::vector<db::token_id> /*ended*/) override {}
+    void deliver(db::check_answer /*answer*/) override {}
     void database_back() override {}
 
     std::vector<db::lease_answer> all;

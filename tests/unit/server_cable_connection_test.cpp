@@ -13,6 +13,7 @@
 #include <functional>
 #include <future>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -203,11 +204,11 @@ std::string on(presence::agent_id agent) {
     return protocol::encode_identifier("AgentChannel", agent);
 }
 
-std::shared_ptr<client> let_in(shard& home) {
+std::shared_ptr<client> let_in(shard& home, identity who = {}) {
     auto c = std::make_shared<client>(home);
-    asio::post(home.context(), [&home, c] {
+    asio::post(home.context(), [&home, c, who = std::move(who)] {
         client_info facts;
-        facts.who = identity{};
+        facts.who = who;
         home.open_cable(c, std::move(facts));
     });
     return c;
@@ -232,6 +233,33 @@ struct small_node {
 };
 
 } // namespace
+
+TEST_CASE(
+    "an agent that the token is not narrowed to is rejected like one of another owner, and the "
+    "store is not asked") {
+    small_node n;
+    n.store.refused = 8;
+    std::vector<presence::agent_id> asked; // on the shard's thread
+    n.store.on_acquire = [&asked](presence::agent_id agent) {
+        asked.push_back(agent);
+    };
+    auto& home = n.start();
+    identity who;
+    who.agents = std::make_shared<std::vector<presence::agent_id> const>(
+        std::vector<presence::agent_id>{7, 8});
+    auto const c = let_in(home, who);
+    REQUIRE(c->hears("welcome"));
+    c->says(protocol::subscribe_command{on(9)});
+    CHECK(c->hears(protocol::encode_reject(on(9))));
+    c->says(protocol::subscribe_command{on(8)});
+    CHECK(c->hears(protocol::encode_reject(on(8))));
+    c->says(protocol::subscribe_command{on(7)});
+    CHECK(c->hears(protocol::encode_confirm(on(7))));
+    CHECK(n.figures.exposition({}, true).find("presenced_rejections_total{cause=\"refused\"} 2") !=
+          std::string::npos);
+    n.home.reset();
+    CHECK(asked == std::vector<presence::agent_id>{8, 7});
+}
 
 TEST_CASE("a store that is full is asked again, for 8 seconds or while another lease is held") {
     small_node n;

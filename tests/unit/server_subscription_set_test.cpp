@@ -31,6 +31,7 @@ public:
     void on_confirmed(subscription&) override {}
     void on_rejected(subscription&) override {}
     void on_lease_lost(subscription&) override {}
+    void on_owner_changed(subscription&) override {}
     void on_no_room(subscription&) override {}
     void on_renewed() override {}
     void fail(std::string_view, std::exception const&) override {}
