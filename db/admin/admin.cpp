@@ -2,6 +2,8 @@
 
 #include "base/text.hpp"
 #include "db/session/command_session.hpp"
+#include "db/session/sqlstate.hpp"
+#include "db/store/arrays.hpp"
 
 #include <map>
 #include <utility>
@@ -30,8 +32,10 @@ std::string agent_columns() {
 }
 
 std::string token_columns() {
-    return "t.id, t.owner_id, t.label, " + rfc3339("t.created_at") + ", " +
-           rfc3339("t.expires_at") + ", " + rfc3339("t.revoked_at") +
+    return "t.id, t.owner_id, t.role, CASE WHEN t.agents IS NOT NULL THEN "
+           "ARRAY(SELECT DISTINCT a FROM unnest(t.agents) AS a ORDER BY a)::text END, t.label, " +
+           rfc3339("t.created_at") + ", " + rfc3339("t.expires_at") + ", " +
+           rfc3339("t.revoked_at") +
            ", CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked' "
            "WHEN t.expires_at <= clock_timestamp() THEN 'expired' ELSE 'active' END";
 }
@@ -47,14 +51,27 @@ agent_row to_agent(pqxx::row const& line) {
             line[6].as<std::size_t>()};
 }
 
+agent_list to_agents(pqxx::field const& field) {
+    if (field.is_null()) {
+        return nullptr;
+    }
+    std::vector<agent_id> agents;
+    for (auto const& element : parse_array(field.c_str())) {
+        agents.push_back(std::stoll(element));
+    }
+    return std::make_shared<std::vector<agent_id> const>(std::move(agents));
+}
+
 token_row to_token(pqxx::row const& line) {
     return {line[0].as<std::int64_t>(),
             line[1].as<std::int64_t>(),
             line[2].c_str(),
-            line[3].c_str(),
+            to_agents(line[3]),
             line[4].c_str(),
             line[5].c_str(),
-            line[6].c_str()};
+            line[6].c_str(),
+            line[7].c_str(),
+            line[8].c_str()};
 }
 
 std::vector<agent_row> read_agents(pqxx::work& tx, std::string const& where) {
@@ -132,19 +149,67 @@ std::vector<agent_row> admin::agents() {
     return session_->transaction([](pqxx::work& tx) { return read_agents(tx, ""); });
 }
 
-token_row admin::issue_token(owner_id owner, std::string const& label, token_digest const& digest,
-                             std::optional<std::chrono::seconds> expires_in) {
-    return session_->transaction([&](pqxx::work& tx) {
-        auto const expires = expires_in ? "clock_timestamp() + interval '1 second' * " +
-                                              std::to_string(expires_in->count())
-                                        : std::string{"NULL"};
-        auto const r =
-            tx.exec("INSERT INTO access_tokens AS t (token_sha256, owner_id, label, expires_at) "
-                    "VALUES (decode('" +
-                    base::hex(digest) + "', 'hex'), " + std::to_string(owner) + ", " +
-                    tx.quote(label) + ", " + expires + ") RETURNING " + token_columns());
-        return to_token(r[0]);
-    });
+namespace {
+
+// Columns that have their defaults are not named: an app may have no right to them.
+std::string insert_of(pqxx::work& tx, token_order const& order) {
+    std::string columns = "token_sha256, owner_id, label";
+    auto values = "decode('" + base::hex(order.digest) + "', 'hex'), " +
+                  std::to_string(order.owner) + ", " + tx.quote(order.label);
+    if (order.expires_in) {
+        columns += ", expires_at";
+        values += ", clock_timestamp() + interval '1 second' * " +
+                  std::to_string(order.expires_in->count());
+    }
+    if (order.role != token_role::session) {
+        columns += ", role";
+        values += ", " + tx.quote(std::string{to_string(order.role)});
+    }
+    if (!order.agents.empty()) {
+        array_literal agents;
+        for (auto const agent : order.agents) {
+            agents.add(agent);
+        }
+        columns += ", agents";
+        values += ", " + tx.quote(agents.take()) + "::bigint[]";
+    }
+    return "INSERT INTO access_tokens AS t (" + columns + ") VALUES (" + values + ") RETURNING " +
+           token_columns();
+}
+
+// Why a role above peer was denied: PostgreSQL's own words, or those of the trigger
+// access_tokens_roles, name no cure that would do. Nothing when it is something else.
+std::optional<std::string> why_role_denied(command_session& session, token_role role) {
+    auto const facts = session.ask(
+        "SELECT current_user, o.rolname, pg_has_role(current_user, c.relowner, 'USAGE') "
+        "FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner "
+        "WHERE c.oid = 'access_tokens'::regclass");
+    if (facts.empty() || facts.front().at(2) == "t") {
+        return std::nullopt;
+    }
+    auto const& owner = facts.front().at(1).value();
+    return "the role " + facts.front().at(0).value() + " may not issue a token of role " +
+           std::string{to_string(role)} +
+           ": tokens above peer are issued by the owner of the table access_tokens alone. Connect "
+           "as " +
+           owner + " (DATABASE_URL), or issue a token of role session or peer";
+}
+
+} // namespace
+
+token_row admin::issue_token(token_order const& order) {
+    try {
+        return session_->transaction(
+            [&](pqxx::work& tx) { return to_token(tx.exec(insert_of(tx, order))[0]); });
+    } catch (schema_error const&) {
+        if (order.role > token_role::peer &&
+            session_->newest_error().sqlstate == sqlstate::insufficient_privilege) {
+            if (auto const why = why_role_denied(*session_, order.role)) {
+                throw schema_error{*why};
+            }
+        }
+        throw;
+    }
 }
 
 std::vector<token_row> admin::tokens() {

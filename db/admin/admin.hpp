@@ -24,6 +24,8 @@ struct agent_row {
 struct token_row {
     token_id id;
     owner_id owner;
+    std::string role;  // session, peer, app or admin
+    agent_list agents; // null: all of the owner
     std::string label;
     std::string created_at;
     std::string expires_at; // empty: never
@@ -59,6 +61,15 @@ struct status_report {
     std::vector<node_row> nodes;
 };
 
+struct token_order {
+    owner_id owner = 0;
+    token_role role = token_role::session;
+    std::vector<agent_id> agents{}; // none: all of the owner
+    std::string label{};
+    token_digest digest{};
+    std::optional<std::chrono::seconds> expires_in = std::nullopt; // until it is revoked
+};
+
 // Throws schema_error or unreachable_error, each with one line for the operator.
 class admin {
 public:
@@ -67,8 +78,8 @@ public:
 
     agent_row create_agent(owner_id owner, std::string const& name);
     std::vector<agent_row> agents();
-    token_row issue_token(owner_id owner, std::string const& label, token_digest const& digest,
-                          std::optional<std::chrono::seconds> expires_in);
+    // Roles above peer: as the owner of the table only, which the error says.
+    token_row issue_token(token_order const& order);
     std::vector<token_row> tokens();
     // Nothing when there is no such token.
     std::optional<token_row> revoke_token(token_id id);

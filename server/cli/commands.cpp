@@ -55,6 +55,45 @@ CLI::Validator whole_number(std::int64_t least) {
                           "", "whole number"};
 }
 
+std::optional<std::vector<std::int64_t>> ids_in(std::string_view text) {
+    std::vector<std::int64_t> ids;
+    for (auto const *at = text.data(), *end = at + text.size();; ++at) {
+        std::int64_t id{};
+        auto const [stop, error] = std::from_chars(at, end, id);
+        if (error != std::errc{} || id < 1 || (stop != end && *stop != ',')) {
+            return std::nullopt;
+        }
+        ids.push_back(id);
+        if (stop == end) {
+            return ids;
+        }
+        at = stop;
+    }
+}
+
+// The ids of agents, 1 or greater, with commas between.
+CLI::Validator id_list() {
+    return CLI::Validator{[](std::string& text) {
+                              return ids_in(text) ? std::string{}
+                                                  : "is '" + text +
+                                                        "'; allowed: ids of agents with commas "
+                                                        "between, such as 7 or 7,8";
+                          },
+                          "", "ids"};
+}
+
+CLI::Validator role_name() {
+    return CLI::Validator{[](std::string& text) {
+                              std::string allowed;
+                              for (auto const name : db::role_names) {
+                                  allowed += (allowed.empty() ? "" : ", ") + std::string{name};
+                              }
+                              return db::role_of(text) ? std::string{}
+                                                       : "is '" + text + "'; allowed: " + allowed;
+                          },
+                          "", "role"};
+}
+
 CLI::Option* add_setting(CLI::App* to, invocation& into, std::string const& flag,
                          std::string const& variable, std::string const& help) {
     return to
@@ -202,13 +241,29 @@ void add_token(CLI::App& app, invocation& into) {
     auto* const issue =
         add_command(*group, "issue", "Make a token and print it, this once, alone on stdout",
                     "  presenced token issue --owner 1 --label laptop\n"
-                    "  PRESENCED_TOKEN=$(presenced token issue --owner 1 --expires-in 30d)");
+                    "  PRESENCED_TOKEN=$(presenced token issue --owner 1 --expires-in 30d)\n"
+                    "  presenced token issue --owner 1 --agents 7,8\n"
+                    "  presenced token issue --owner 1 --role peer");
     auto const issued = std::make_shared<token_issue_options>();
     add_database(issue, into);
     issue->add_option("--owner", issued->owner, "Whose agents it may connect to: the owner's id")
         ->required()
         ->type_name("ID")
         ->check(whole_number(1));
+    issue
+        ->add_option_function<std::string>(
+            "--role",
+            [issued](std::string const& name) { issued->role = db::role_of(name).value(); },
+            "What it may do: session, peer, app or admin (session)")
+        ->type_name("ROLE")
+        ->check(role_name());
+    issue
+        ->add_option_function<std::string>(
+            "--agents",
+            [issued](std::string const& list) { issued->agents = ids_in(list).value(); },
+            "The agents that it is narrowed to (all of the owner)")
+        ->type_name("ID,...")
+        ->check(id_list());
     issue->add_option("--label", issued->label, "What it is for")->type_name("TEXT");
     issue
         ->add_option_function<std::string>(

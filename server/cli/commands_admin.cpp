@@ -92,6 +92,8 @@ json_value to_json(db::agent_row const& a) {
 json_value to_json(db::token_row const& t) {
     return {{"id", t.id},
             {"owner_id", t.owner},
+            {"role", t.role},
+            {"agents", t.agents == nullptr ? json_value(nullptr) : json_value(*t.agents)},
             {"label", t.label},
             {"state", t.state},
             {"created_at", t.created_at},
@@ -151,6 +153,18 @@ db::token_digest digest_of(std::string const& token) {
     db::token_digest digest{};
     SHA256(reinterpret_cast<unsigned char const*>(token.data()), token.size(), digest.data());
     return digest;
+}
+
+// "all", "none", or the ids as --agents takes them.
+std::string show_agents(db::agent_list const& agents) {
+    if (agents == nullptr) {
+        return "all";
+    }
+    std::string text;
+    for (auto const agent : *agents) {
+        text += (text.empty() ? "" : ",") + std::to_string(agent);
+    }
+    return text.empty() ? "none" : text;
 }
 
 // ---- Status ----------------------------------------------------------------------------------
@@ -326,15 +340,16 @@ int agent_list_command(config_source const& source, bool json) {
 int token_issue_command(config_source const& source, token_issue_options const& options) {
     db::admin admin{parse_conninfo(source)};
     auto const token = mint_token();
-    auto const row =
-        admin.issue_token(options.owner, options.label, digest_of(token), options.expires_in);
+    auto const row = admin.issue_token({options.owner, options.role, options.agents, options.label,
+                                        digest_of(token), options.expires_in});
     if (options.json) {
         auto value = to_json(row);
         value["token"] = token;
         print(value);
     } else {
         std::cout << token << std::endl;
-        std::cerr << "Token " << row.id << " of owner " << row.owner
+        std::cerr << "Token " << row.id << " of owner " << row.owner << ", role " << row.role
+                  << ", agents " << show_agents(row.agents)
                   << (row.expires_at.empty() ? ", valid until revoked" : ", valid until ")
                   << row.expires_at << ". It is shown this once; what is kept is its SHA-256.\n"
                   << "  PRESENCED_TOKEN=... presenced connect --agent ID\n";
@@ -353,10 +368,12 @@ int token_list_command(config_source const& source, bool json) {
         std::cerr << "There are no tokens yet: presenced token issue --owner 1\n";
         return 0;
     }
-    std::vector<text_row> rows{{"ID", "OWNER", "LABEL", "STATE", "CREATED", "EXPIRES", "REVOKED"}};
+    std::vector<text_row> rows{
+        {"ID", "OWNER", "ROLE", "AGENTS", "LABEL", "STATE", "CREATED", "EXPIRES", "REVOKED"}};
     for (auto const& t : tokens) {
-        rows.push_back({std::to_string(t.id), std::to_string(t.owner), cell(t.label, 40), t.state,
-                        t.created_at, cell(t.expires_at, 32), cell(t.revoked_at, 32)});
+        rows.push_back({std::to_string(t.id), std::to_string(t.owner), cell(t.role, 16),
+                        cell(show_agents(t.agents), 32), cell(t.label, 40), t.state, t.created_at,
+                        cell(t.expires_at, 32), cell(t.revoked_at, 32)});
     }
     print_table(rows);
     return 0;

@@ -3,12 +3,14 @@
 // db::unreachable_error come out as exceptions.
 #pragma once
 
+#include "db/store/token_grant.hpp"
 #include "server/node/config.hpp"
 
 #include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace presenced::server {
 
@@ -27,6 +29,8 @@ int agent_list_command(config_source const& source, bool json);
 
 struct token_issue_options {
     std::int64_t owner = 0;
+    db::token_role role = db::token_role::session;
+    std::vector<std::int64_t> agents; // none: all of the owner
     std::string label;
     std::optional<std::chrono::seconds> expires_in;
     bool json = false;

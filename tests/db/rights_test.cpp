@@ -80,18 +80,18 @@ TEST_CASE("row level security makes no token unknown and ends no session: the no
     REQUIRE(a.is_up());
     w.sql.query("ALTER TABLE access_tokens ENABLE ROW LEVEL SECURITY");
     auto const key = a.authenticate(9);
-    a.store->check({{id}, &a.box});
+    a.store->check({{{id, 1, db::token_role::session, nullptr}}, {}, &a.box});
     REQUIRE(is_unfit(a, "row level security on public.access_tokens"));
     CHECK(has(a.store->health().unfit, "DISABLE ROW LEVEL SECURITY"));
     REQUIRE(eventually(
         [&] { return a.failures.of("authenticate") + a.failures.of("check_tokens") > 0; }));
     CHECK_FALSE(a.box.tokens().contains(key));
-    CHECK(a.box.ended().empty());
+    CHECK(a.box.checks().empty());
     w.sql.query("ALTER TABLE access_tokens DISABLE ROW LEVEL SECURITY");
     REQUIRE(eventually([&] { return a.box.tokens().contains(key); }));
     CHECK(a.box.tokens().at(key).outcome == token_outcome::valid);
-    REQUIRE(eventually([&] { return a.box.ended().size() == 1; }));
-    CHECK(a.box.ended()[0].empty());
+    REQUIRE(eventually([&] { return a.box.checks().size() == 1; }));
+    CHECK(a.box.checks()[0].ended.empty());
     CHECK(eventually([&] { return a.store->health().unfit.empty(); }));
 }
 

@@ -47,7 +47,7 @@ TEST_CASE("roles: what the operations page says is enough for owner, server and 
     auto const agent = desk.create_agent(1, "demo").id;
     db::token_digest digest{};
     digest[0] = 9;
-    auto const issued = desk.issue_token(1, "", digest, std::nullopt);
+    auto const issued = desk.issue_token({.owner = 1, .digest = digest});
 
     CHECK(db::check_schema(database("presenced_server"), "0.1.0").stale_after == 40s);
     presence::settings timings;
@@ -60,8 +60,11 @@ TEST_CASE("roles: what the operations page says is enough for owner, server and 
     auto const key = a.authenticate(9);
     REQUIRE(eventually([&] { return a.box.tokens().contains(key); }));
     CHECK(a.box.tokens().at(key).id == issued.id);
-    a.store->check({{issued.id}, &a.box});
-    CHECK(eventually([&] { return a.box.ended().size() == 1; }));
+    db::token_grant const issued_grant{issued.id, 1, db::token_role::session, nullptr};
+    a.store->check({{issued_grant}, {{agent, 1}}, &a.box});
+    REQUIRE(eventually([&] { return a.box.checks().size() == 1; }));
+    CHECK(a.box.checks()[0].ended.empty());
+    CHECK(a.box.checks()[0].lost.empty());
     CHECK(eventually([&] { return a.store->health().since_sweep < 5s; }));
     CHECK(a.store->health().problem.empty());
     CHECK(a.store->health().unfit.empty());

@@ -321,11 +321,11 @@ TEST_CASE("agents and tokens are made, listed and revoked") {
     token_digest digest{};
     digest[0] = 0xff;
     digest[31] = 0x01;
-    auto const lasting = desk.issue_token(7, "laptop", digest, std::nullopt);
+    auto const lasting = desk.issue_token({.owner = 7, .label = "laptop", .digest = digest});
     CHECK(lasting.state == "active");
     CHECK(lasting.expires_at.empty());
     digest[0] = 0x00;
-    auto const brief = desk.issue_token(7, "", digest, 1s);
+    auto const brief = desk.issue_token({.owner = 7, .digest = digest, .expires_in = 1s});
     CHECK_FALSE(brief.expires_at.empty());
     CHECK(eventually([&] { return desk.tokens().back().state == "expired"; }));
 

@@ -1,3 +1,4 @@
+#include "db/admin/admin.hpp"
 #include "tests/db/node.hpp"
 
 using namespace presenced;
@@ -51,6 +52,37 @@ TEST_CASE("only the owner of the table writes tokens above peer", "[db][identity
     CHECK_THROWS(w.sql.query(insert("root")));
     CHECK(w.sql.value("INSERT INTO access_tokens (token_sha256, owner_id) "
                       "VALUES (sha256('z'), 1) RETURNING role") == "session");
+}
+
+TEST_CASE("who may not issue a token of a role above peer is told who may", "[db][identity]") {
+    world w;
+    // The role of the server may not write tokens at all.
+    db::admin desk{as_server(w.conninfo)};
+    auto const said_of = [&desk](db::token_role role) -> std::string {
+        try {
+            desk.issue_token({.owner = 1, .role = role});
+        } catch (db::schema_error const& e) {
+            return e.what();
+        }
+        return {};
+    };
+    auto const cure = "Connect as " + w.sql.value("SELECT current_user") +
+                      " (DATABASE_URL), or issue a token of role session or peer";
+    for (auto const role : {db::token_role::app, db::token_role::admin}) {
+        auto const said = said_of(role);
+        CAPTURE(said);
+        CHECK(said.starts_with("the role presenced_server may not issue a token of role " +
+                               std::string{to_string(role)} + ":"));
+        CHECK(said.ends_with(cure));
+    }
+    CHECK(said_of(db::token_role::peer).find("permission denied") != std::string::npos);
+    // An app may, but for the trigger.
+    w.sql.query("GRANT INSERT, SELECT ON access_tokens TO presenced_server");
+    CHECK(said_of(db::token_role::app).ends_with(cure));
+    CHECK(desk.issue_token({.owner = 1, .role = db::token_role::peer, .agents = {8, 7}}).role ==
+          "peer");
+    CHECK(w.sql.value("SELECT string_agg(role || agents::text, ' ') FROM access_tokens") ==
+          "peer{8,7}");
 }
 
 TEST_CASE("who may call what: nobody but the server calls what writes", "[db][identity][roles]") {

@@ -72,7 +72,7 @@ TEST_CASE("check: tells which of the tokens are over by now", "[db][tokens]") {
                 "(3, decode(repeat('03', 32), 'hex'), 1, now(), NULL)");
     node a{w.conninfo};
     auto const came_with = [](db::token_id id) {
-        return db::token_grant{id, 1};
+        return db::token_grant{id, 1, db::token_role::session, nullptr};
     };
     a.store->check({{came_with(1), came_with(2), came_with(3), came_with(4)}, {}, &a.box});
     a.store->check({{came_with(1)}, {}, &a.box});

@@ -105,6 +105,51 @@ TEST_CASE("tokens are issued, listed without their secrets, and revoked") {
     CHECK(w.presenced({"token", "issue", "--owner", "3", "--expires-in", "soon"}).code == 2);
 }
 
+TEST_CASE("a token is issued with a role and narrowed to agents, and the list shows both") {
+    world w;
+    w.sql().query("DELETE FROM access_tokens");
+    auto plain = answer(w, {"token", "issue", "--owner", "3"});
+    CHECK(plain.at("role") == "session");
+    CHECK(plain.at("agents") == nullptr);
+    auto narrow =
+        answer(w, {"token", "issue", "--owner", "3", "--role", "peer", "--agents", "9,7,9"});
+    CHECK(narrow.at("role") == "peer");
+    CHECK(narrow.at("agents") == json::array({7, 9}));
+    plain.erase("token");
+    narrow.erase("token");
+    CHECK(answer(w, {"token", "list"}) == json::array({plain, narrow}));
+    CHECK(w.sql().query("SELECT role FROM access_tokens ORDER BY id") ==
+          std::vector<std::vector<std::string>>{{"session"}, {"peer"}});
+    auto const listed = w.presenced({"token", "list"}).output;
+    for (auto const* part : {"ROLE", "AGENTS", "session  all ", "peer     7,9 "}) {
+        CAPTURE(listed, part);
+        CHECK(has(listed, part));
+    }
+    auto const told = w.presenced({"token", "issue", "--owner", "3", "--role", "admin"});
+    CHECK(told.code == 0);
+    CHECK(has(told.errors, "owner 3, role admin, agents all, valid until revoked"));
+}
+
+TEST_CASE("a role or a list of agents that cannot be is refused with what is allowed") {
+    world w;
+    for (auto const* role : {"boss", "", "Admin"}) {
+        auto const refused = w.presenced({"token", "issue", "--owner", "3", "--role", role});
+        CAPTURE(refused.errors);
+        CHECK(refused.code == 2);
+        CHECK(has(refused.errors, "--role"));
+        CHECK(has(refused.errors,
+                  "is '" + std::string{role} + "'; allowed: session, peer, app, admin"));
+    }
+    for (auto const* agents : {"", "7,", ",7", "7,,8", "7 8", "0", "x", "9223372036854775808"}) {
+        auto const refused = w.presenced({"token", "issue", "--owner", "3", "--agents", agents});
+        CAPTURE(refused.errors);
+        CHECK(refused.code == 2);
+        CHECK(has(refused.errors, "--agents"));
+        CHECK(has(refused.errors,
+                  "is '" + std::string{agents} + "'; allowed: ids of agents with commas between"));
+    }
+}
+
 TEST_CASE("status names the live agents, their sessions and the nodes, for people and as JSON") {
     world w;
     auto const n = w.start_node({{"PRESENCED_NODE", "lighthouse"}});
