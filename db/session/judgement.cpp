@@ -27,8 +27,7 @@ constexpr needed_right needed_of_history[] = {
 };
 // A row that a function takes whole (presence_clock, sweep_state) needs SELECT on all its columns.
 constexpr needed_right needed[] = {
-    {"access_tokens", "SELECT",
-     "id,token_sha256,owner_id,expires_at,revoked_at,role,agents"},
+    {"access_tokens", "SELECT", "id,token_sha256,owner_id,expires_at,revoked_at,role,agents"},
     {"agents", "SELECT", "id,owner_id,routing_active,flips_paid_until"},
     {"agents", "UPDATE", "routing_active,routing_changed_at,flips_paid_until"},
     {"agent_subscriptions", "SELECT", "agent_id,token,last_seen_at,ctid"},
@@ -403,8 +402,7 @@ private:
 struct sequence_state {
     std::string table;
     std::string sequence; // quoted, with its schema
-    bool may_set = false;
-    std::string largest; // id in the table
+    std::string largest;  // id in the table
 };
 
 // Those that would give an id that is there already, as far as the role may see them.
@@ -416,8 +414,7 @@ std::vector<sequence_state> sequences_behind(ask_function const& ask, std::strin
             ask("SELECT s.name, pg_catalog.has_sequence_privilege(s.name, 'SELECT') "
                 "AND pg_catalog.has_column_privilege(" +
                 literal(qualified) +
-                ", 'id', 'SELECT'), "
-                "pg_catalog.has_sequence_privilege(s.name, 'UPDATE') "
+                ", 'id', 'SELECT') "
                 "FROM (SELECT CASE WHEN EXISTS ("
                 "          SELECT FROM pg_catalog.pg_attribute WHERE attname = 'id' AND attrelid = "
                 "          pg_catalog.to_regclass(" +
@@ -427,35 +424,44 @@ std::vector<sequence_state> sequences_behind(ask_function const& ask, std::strin
             continue;
         }
         auto const& sequence = at(known[0], 0);
-        auto const rows =
-            ask("SELECT t.largest FROM " + sequence + " s, (SELECT max(id) AS largest FROM " +
-                qualified + ") t WHERE t.largest >= s.last_value + s.is_called::integer");
+        auto const rows = ask("SELECT t.largest FROM " + sequence +
+                              " s, (SELECT max(id) AS largest FROM " + qualified +
+                              " WHERE id < 4611686018427387904) t " // as presenced_mend_sequences
+                              "WHERE t.largest - s.is_called::integer >= s.last_value");
         if (!rows.empty()) {
-            behind.push_back({table, sequence, is_true(known[0], 2), at(rows[0], 0)});
+            behind.push_back({table, sequence, at(rows[0], 0)});
         }
     }
     return behind;
 }
 
+// By the function that has the right to, in the schema's own words; the tables whose sequence it
+// was. Nothing where this role may not call it.
+std::vector<std::string> mend_sequences(ask_function const& ask, std::string const& home,
+                                        std::string const& of_table) {
+    auto const function = name(home) + ".presenced_mend_sequences";
+    std::vector<std::string> mended;
+    if (is_true(
+            ask("SELECT coalesce(pg_catalog.has_function_privilege(pg_catalog.to_regprocedure(" +
+                literal(function + "(text)") + "), 'EXECUTE'), false)")
+                .at(0),
+            0)) {
+        for (auto const& line :
+             ask("SELECT pg_catalog.unnest(" + function + "(" + of_table + "))")) {
+            mended.push_back("of " + name(home) + "." + name(at(line, 0)));
+        }
+    }
+    return mended;
+}
+
 void judge_of::sequences(bool mend) {
-    // It may do what this role may not.
-    auto const qualified = name(self_.home) + ".presenced_mend_sequences(text)";
-    if (mend && is_true(ask_("SELECT coalesce(pg_catalog.has_function_privilege("
-                             "pg_catalog.to_regprocedure(" +
-                             literal(qualified) + "), 'EXECUTE'), false)")
-                            .at(0),
-                        0)) {
-        for (auto const& line : ask_("SELECT pg_catalog.unnest(" + name(self_.home) +
-                                     ".presenced_mend_sequences(NULL))")) {
-            found_.mended.push_back("of " + our(at(line, 0)));
+    if (mend) {
+        // The log's alone: in another table, whoever set the sequence back may have had a reason.
+        for (auto& table : mend_sequences(ask_, self_.home, "'routing_transitions'")) {
+            found_.mended.push_back(std::move(table));
         }
     }
     for (auto const& s : sequences_behind(ask_, self_.home)) {
-        if (mend && s.may_set) {
-            ask_("SELECT pg_catalog.setval(" + literal(s.sequence) + ", " + s.largest + ")");
-            found_.mended.push_back(s.sequence);
-            continue;
-        }
         bool const of_log = s.table == "routing_transitions";
         auto const what = "sequence " + s.sequence + " is behind the rows of " + our(s.table) +
                           " (largest id " + s.largest +
@@ -499,14 +505,7 @@ judgement judge(ask_function const& ask, session_identity const& self,
 }
 
 std::vector<std::string> mend_sequences(ask_function const& ask, std::string const& home) {
-    std::vector<std::string> mended;
-    for (auto const& s : sequences_behind(ask, home)) {
-        if (s.may_set) {
-            ask("SELECT pg_catalog.setval(" + literal(s.sequence) + ", " + s.largest + ")");
-            mended.push_back(s.sequence);
-        }
-    }
-    return mended;
+    return mend_sequences(ask, home, "NULL");
 }
 
 } // namespace presenced::db

@@ -237,7 +237,7 @@ TEST_CASE("doctor names a sequence behind its rows, whether it may read the sequ
     CHECK(has(told(as_server(w.conninfo)),
               "error: the sequence of public.routing_transitions is behind its rows"));
     auto const report = db::migrate(w.conninfo, std::nullopt);
-    CHECK(report.mended == std::vector<std::string>{"public.routing_transitions_id_seq"});
+    CHECK(report.mended == std::vector<std::string>{"of public.routing_transitions"});
     CHECK(told(w.conninfo).empty());
     CHECK(told(as_server(w.conninfo)).empty());
     CHECK(w.sql.number("INSERT INTO routing_transitions (agent_id, active, reason) "
