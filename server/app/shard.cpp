@@ -110,14 +110,13 @@ void shard::adopt(tcp_socket socket) {
 
 void shard::keep_http(http_session& s) {
     s.arrived = wheel::clock::now();
-    s.place = https_.insert(https_.end(), &s);
-    s.is_kept = true;
+    https_.push_back(s);
     load_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void shard::forget_http(http_session& s) {
-    if (s.is_kept) {
-        https_.erase(s.place);
+    if (s.place.is_linked()) {
+        https_.erase(https_.iterator_to(s));
         load_.fetch_sub(1, std::memory_order_relaxed);
     }
 }
@@ -127,12 +126,12 @@ void shard::close_older_http() {
         auto const old = wheel::clock::now() - time_to_ask;
         auto left = (https_.size() + 1) / 2;
         for (auto it = https_.begin(); it != https_.end() && left > 0; --left) {
-            auto* s = *it++;
-            if (s->arrived > old) {
+            auto& s = *it++;
+            if (s.arrived > old) {
                 break; // and so are those behind it
             }
-            if (s->is_expendable()) {
-                s->drop();
+            if (s.is_expendable()) {
+                s.drop();
             }
         }
     });

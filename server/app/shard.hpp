@@ -6,16 +6,17 @@
 #include "server/cable/leases.hpp"
 #include "server/cable/outbox.hpp"
 #include "server/http/http_host.hpp"
+#include "server/http/http_session.hpp"
 #include "server/loop/net.hpp"
 #include "server/loop/slot_table.hpp"
 #include "server/loop/wheel.hpp"
 #include "server/node/node.hpp"
 
 #include <boost/asio/executor_work_guard.hpp>
+#include <boost/intrusive/list.hpp>
 
 #include <atomic>
 #include <cstddef>
-#include <list>
 #include <memory>
 #include <random>
 #include <thread>
@@ -95,7 +96,11 @@ private:
     node& shared_;
     router const& routes_;
     std::minstd_rand random_;
-    std::list<http_session*> https_; // oldest first; they keep themselves alive
+    // Oldest first; they keep themselves alive.
+    boost::intrusive::list<http_session, boost::intrusive::member_hook<
+                                             http_session, boost::intrusive::list_member_hook<>,
+                                             &http_session::place>>
+        https_;
     std::uint64_t last_lookup_ = 0;
     bool checking_tokens_ = false;
     wheel::clock::time_point next_owner_check_{};

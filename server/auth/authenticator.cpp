@@ -2,11 +2,12 @@
 
 #include "server/auth/auth_host.hpp"
 
-#include <openssl/sha.h>
+#include <openssl/evp.h>
 #include <spdlog/spdlog.h>
 
 #include <exception>
 #include <memory>
+#include <stdexcept>
 #include <string_view>
 #include <utility>
 
@@ -18,10 +19,39 @@ using namespace std::chrono_literals;
 
 constexpr auto lookup_limit = 5s; // for the database to know a token
 
+// SHA-256. The context of a thread is used again and again: OpenSSL's SHA256() looks the algorithm
+// up and makes a context each time.
+class hasher {
+public:
+    hasher()
+        : context_{EVP_MD_CTX_new()} {
+        check(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
+    }
+
+    db::token_digest hash(std::string_view text) {
+        db::token_digest digest;
+        check(EVP_DigestInit_ex(context_.get(), nullptr, nullptr) == 1 &&
+              EVP_DigestUpdate(context_.get(), text.data(), text.size()) == 1 &&
+              EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr) == 1);
+        return digest;
+    }
+
+private:
+    struct deleter {
+        void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+    };
+    static void check(bool is_fine) {
+        if (!is_fine) {
+            throw std::runtime_error{"OpenSSL cannot compute a SHA-256"};
+        }
+    }
+
+    std::unique_ptr<EVP_MD_CTX, deleter> context_;
+};
+
 db::token_digest digest_of(std::string_view text) {
-    db::token_digest digest;
-    SHA256(reinterpret_cast<unsigned char const*>(text.data()), text.size(), digest.data());
-    return digest;
+    static thread_local hasher sha256;
+    return sha256.hash(text);
 }
 
 authentication failed(auth_failure why) {
@@ -51,10 +81,10 @@ class lookup_in_progress final : public token_asker,
                                  private wheel::entry {
 public:
     lookup_in_progress(auth_host& home, db::token_digest const& digest,
-                       std::function<void(authentication)> done)
+                       std::unique_ptr<authentication_waiter> waiter)
         : home_{home}
         , digest_{digest}
-        , done_{std::move(done)} {}
+        , waiter_{std::move(waiter)} {}
 
     void start() {
         home_.timers().schedule(*this, wheel::clock::now() + lookup_limit);
@@ -67,7 +97,7 @@ public:
         auto const now = wheel::clock::now();
         if (answer.outcome == db::token_outcome::valid) {
             admissions.forgive(digest_);
-            done_(identify(answer, now));
+            waiter_->on_authenticated(identify(answer, now));
             return;
         }
         auto result = failed(why_refused(answer.outcome));
@@ -79,12 +109,12 @@ public:
                 result.wait = *wait;
             }
         }
-        done_(std::move(result));
+        waiter_->on_authenticated(std::move(result));
     }
 
     void drop() override {
         home_.timers().cancel(*this);
-        done_ = nullptr; // it held the exchange
+        waiter_.reset(); // it holds the exchange
     }
 
 private:
@@ -102,7 +132,7 @@ private:
         auto const self = shared_from_this(); // the shard lets go of it
         try {
             home_.forget_lookup(number_);
-            done_(failed(auth_failure::unavailable));
+            waiter_->on_authenticated(failed(auth_failure::unavailable));
         } catch (std::exception const& failure) {
             // For want of memory, say. The exchange has a deadline of its own.
             spdlog::error("http look-up deadline failed why=\"{}\"", failure.what());
@@ -111,14 +141,14 @@ private:
 
     auth_host& home_;
     db::token_digest digest_;
-    std::function<void(authentication)> done_;
+    std::unique_ptr<authentication_waiter> waiter_;
     std::uint64_t number_ = 0;
 };
 
 } // namespace
 
 void authenticate(auth_host& home, std::optional<std::string> const& token,
-                  std::string const& address, std::function<void(authentication)> done) {
+                  std::string const& address, std::unique_ptr<authentication_waiter> waiter) {
     auto const digest = digest_of(token ? *token : "no token, from " + admission::key_of(address));
     auto& admissions = home.shared().admission_control;
     auto const now = wheel::clock::now();
@@ -129,11 +159,11 @@ void authenticate(auth_host& home, std::optional<std::string> const& token,
     if (wait) {
         auto refused = failed(auth_failure::repeated_token);
         refused.wait = *wait;
-        done(std::move(refused));
+        waiter->on_authenticated(std::move(refused));
     } else if (!token) {
-        done(failed(auth_failure::no_token));
+        waiter->on_authenticated(failed(auth_failure::no_token));
     } else {
-        std::make_shared<lookup_in_progress>(home, digest, std::move(done))->start();
+        std::make_shared<lookup_in_progress>(home, digest, std::move(waiter))->start();
     }
 }
 

@@ -7,7 +7,7 @@
 #include "server/node/metrics.hpp"
 
 #include <chrono>
-#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -26,12 +26,19 @@ struct authentication {
     std::chrono::seconds wait{0};
 };
 
-// Calls `done` once, before it returns or later: within 5 s, whatever the database does.
+// Waits for what becomes of a credential.
+class authentication_waiter {
+public:
+    virtual ~authentication_waiter() = default;
+    virtual void on_authenticated(authentication result) = 0;
+};
+
+// Tells `waiter` once, before it returns or later: within 5 s, whatever the database does.
 //   token    nothing when the client sent none
 //   address  the client's: attempts without a token are counted by it
 // A token that was refused three times within a minute is refused for the rest of that minute
 // without a look-up; should it have become valid meanwhile, it is valid again after the minute.
 void authenticate(auth_host& home, std::optional<std::string> const& token,
-                  std::string const& address, std::function<void(authentication)> done);
+                  std::string const& address, std::unique_ptr<authentication_waiter> waiter);
 
 } // namespace presenced::server

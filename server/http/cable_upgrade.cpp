@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -57,7 +58,7 @@ void log_refusal(http_exchange const& exchange, upgrade_refusal const& refusal) 
     auto const path = target.substr(0, target.find_first_of("?&;=%#"));
     spdlog::warn("http upgrade refused status={} why=\"{}\" path={} origin={} host={} http={}.{} "
                  "address={} cure=\"{}\"{}",
-                 refusal.status, refusal.why, shown(path), shown(list_of(request, "Origin")),
+                 refusal.status, refusal.why, shown(path), shown(field_list{request, "Origin"}.text()),
                  shown(client.host), request.version() / 10, request.version() % 10, client.address,
                  refusal.cure, *more);
 }
@@ -71,15 +72,15 @@ void answer_not_found(http_exchange& exchange, std::string_view why, std::string
 
 bool is_origin_fine(http_exchange& exchange) {
     auto& shared = exchange.home().shared();
-    auto const origin = list_of(exchange.request(), "Origin");
+    field_list const origin{exchange.request(), "Origin"};
     auto const is_sent = exchange.request().find("Origin") != exchange.request().end();
-    if (protocol::is_origin_allowed(is_sent ? std::optional<std::string_view>{origin}
+    if (protocol::is_origin_allowed(is_sent ? std::optional<std::string_view>{origin.text()}
                                             : std::nullopt,
                                     exchange.client().host, shared.settings.allowed_origins)) {
         return true;
     }
     shared.figures.auth_failed(auth_failure::bad_origin);
-    auto const entry = protocol::pattern_for_origin(origin);
+    auto const entry = protocol::pattern_for_origin(origin.text());
     answer_not_found(exchange, "origin not allowed",
                      entry ? "let the proxy pass the Host header on, or add " + *entry +
                                  " to PRESENCED_ALLOWED_ORIGINS"
@@ -102,7 +103,7 @@ bool is_websocket_key(std::string_view key) {
 bool is_handshake_fine(http_exchange& exchange) {
     auto const& request = exchange.request();
     auto& figures = exchange.home().shared().figures;
-    if (list_of(request, "Sec-WebSocket-Version") != websocket_version) {
+    if (field_list{request, "Sec-WebSocket-Version"}.text() != websocket_version) {
         figures.bad_request("websocket_version");
         log_refusal(exchange, {426, "not WebSocket version 13",
                                "use a client that speaks RFC 6455, and a proxy that passes "
@@ -113,7 +114,7 @@ bool is_handshake_fine(http_exchange& exchange) {
         exchange.answer(std::move(refusal));
         return false;
     }
-    if (!is_websocket_key(list_of(request, "Sec-WebSocket-Key"))) {
+    if (!is_websocket_key(field_list{request, "Sec-WebSocket-Key"}.text())) {
         figures.bad_request("websocket_key");
         log_refusal(exchange, {400, "no Sec-WebSocket-Key of 16 bytes",
                                "use a client that speaks RFC 6455, and a proxy that passes "
@@ -189,8 +190,8 @@ void log_full_owner(identity const& who, client_info const& facts, std::size_t l
 }
 
 void accept(http_exchange& exchange, client_info facts) {
-    auto const offered = list_of(exchange.request(), "Sec-WebSocket-Protocol");
-    exchange.upgrade(protocol::choose_subprotocol(offered), std::move(facts));
+    field_list const offered{exchange.request(), "Sec-WebSocket-Protocol"};
+    exchange.upgrade(protocol::choose_subprotocol(offered.text()), std::move(facts));
 }
 
 void on_identified(http_exchange& exchange, authentication result, client_info facts) {
@@ -222,6 +223,22 @@ void on_identified(http_exchange& exchange, authentication result, client_info f
     }
 }
 
+// An upgrade that waits to know whose it is.
+class upgrade_under_way final : public authentication_waiter {
+public:
+    upgrade_under_way(std::shared_ptr<http_exchange> exchange, client_info facts)
+        : exchange_{std::move(exchange)}
+        , facts_{std::move(facts)} {}
+
+    void on_authenticated(authentication result) override {
+        on_identified(*exchange_, std::move(result), std::move(facts_));
+    }
+
+private:
+    std::shared_ptr<http_exchange> exchange_;
+    client_info facts_;
+};
+
 } // namespace
 
 void upgrade_to_cable(std::shared_ptr<http_exchange> const& exchange) {
@@ -241,15 +258,13 @@ void upgrade_to_cable(std::shared_ptr<http_exchange> const& exchange) {
         return;
     }
     static std::atomic<std::uint64_t> counter{0};
-    // Shared, because a std::function can be copied and a ticket cannot.
-    auto const facts = std::make_shared<client_info>();
-    facts->number = ++counter;
-    facts->ticket = std::move(*ticket);
+    client_info facts;
+    facts.number = ++counter;
+    facts.ticket = std::move(*ticket);
     auto const token = protocol::find_token(view(exchange->request().target()),
                                             value_of(exchange->request(), "Authorization"));
-    authenticate(exchange->home(), token, address, [exchange, facts](authentication result) {
-        on_identified(*exchange, std::move(result), std::move(*facts));
-    });
+    authenticate(exchange->home(), token, address,
+                 std::make_unique<upgrade_under_way>(exchange, std::move(facts)));
 }
 
 void answer_no_such_page(std::shared_ptr<http_exchange> const& exchange) {

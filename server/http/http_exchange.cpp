@@ -18,19 +18,25 @@ boost::beast::string_view beast_view(std::string_view s) {
 
 } // namespace
 
-std::string list_of(http_request const& request, std::string_view name) {
-    std::string list;
+field_list::field_list(http_request const& request, std::string_view name) {
     auto const [first, last] = request.equal_range(beast_view(name));
     for (auto it = first; it != last; ++it) {
-        list += list.empty() ? "" : ", ";
-        list += view(it->value());
+        auto const value = view(it->value());
+        if (text_.empty()) {
+            text_ = value;
+        } else {
+            if (joined_.empty()) {
+                joined_ = text_;
+            }
+            joined_.append(", ").append(value);
+            text_ = joined_;
+        }
     }
-    return list;
 }
 
 bool list_has(http_request const& request, std::string_view name, std::string_view element) {
-    auto const list = list_of(request, name);
-    std::string_view rest{list};
+    field_list const list{request, name};
+    auto rest = list.text();
     while (!rest.empty()) {
         auto const end = std::min(rest.find(','), rest.size());
         if (base::equal_ignoring_case(base::trim(rest.substr(0, end), base::blanks), element)) {

@@ -33,8 +33,21 @@ public:
     virtual void upgrade(std::string_view subprotocol, client_info facts) = 0;
 };
 
-// A list that a request may spread over several fields of one name (RFC 9110 section 5.3).
-std::string list_of(http_request const& request, std::string_view name);
+// A list that a request may spread over several fields of one name (RFC 9110 section 5.3). One
+// field, the usual case, is not copied: the text lives as long as the request and this do.
+class field_list {
+public:
+    field_list(http_request const& request, std::string_view name);
+    field_list(field_list const&) = delete;
+    field_list& operator=(field_list const&) = delete;
+
+    std::string_view text() const { return text_; }
+
+private:
+    std::string joined_; // of several fields
+    std::string_view text_;
+};
+
 // Whether such a list has this element, in any case.
 bool list_has(http_request const& request, std::string_view name, std::string_view element);
 // The value of a field, empty when there is none.

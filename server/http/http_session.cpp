@@ -50,9 +50,9 @@ bool wants_to_stay(http_request const& request) {
 // Beast's handshake looks at the first field of a name alone.
 void join_lists(http_request& request) {
     for (auto const name : {http::field::connection, http::field::upgrade}) {
-        auto const list = list_of(request, view(http::to_string(name)));
-        if (!list.empty()) {
-            request.set(name, beast::string_view{list.data(), list.size()});
+        if (request.count(name) > 1) {
+            field_list const list{request, view(http::to_string(name))};
+            request.set(name, beast::string_view{list.text().data(), list.text().size()});
         }
     }
 }
@@ -226,9 +226,11 @@ void session::prepare_request() {
     auto& parsed = parser_->get();
     auto const method = view(parsed.method_string());
     to_ = {method == "HEAD", parsed.version() < 11, wants_to_stay(parsed)};
-    auto const target = parse_target(method, view(parsed.target()));
-    target_host_ = target->host; // find_problem() saw that there is one
-    parsed.target(target->path_and_query);
+    if (!is_origin_form(method, view(parsed.target()))) {
+        auto const target = parse_target(method, view(parsed.target()));
+        target_host_ = target->host; // find_problem() saw that there is one
+        parsed.target(target->path_and_query);
+    }
     auto matched = home_.routes().match(method, path_of(parsed));
     if (auto* refusal = std::get_if<http_answer>(&matched)) {
         refusal->closes = !parser_->is_done();
@@ -285,8 +287,8 @@ void session::read_body() {
 client_of_request session::client() const {
     auto const host = target_host_.empty() ? value_of(request_, "Host") : target_host_;
     // haproxy puts its entry into a field of its own, behind what the client sent.
-    return find_client(peer_, host, list_of(request_, "X-Forwarded-For"),
-                       list_of(request_, "X-Forwarded-Host"), shared().settings.trusted_proxies);
+    return find_client(peer_, host, field_list{request_, "X-Forwarded-For"}.text(),
+                       field_list{request_, "X-Forwarded-Host"}.text(), shared().settings.trusted_proxies);
 }
 
 void session::handle() {

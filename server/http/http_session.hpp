@@ -4,8 +4,9 @@
 
 #include "server/loop/net.hpp"
 
+#include <boost/intrusive/list_hook.hpp>
+
 #include <chrono>
-#include <list>
 
 namespace presenced::server {
 
@@ -20,10 +21,9 @@ public:
     // Nothing is under way but the peer's sending or taking: no handler is at work.
     virtual bool is_expendable() const = 0;
 
-    // When the shard got it, and where it is kept, oldest first.
+    // When the shard got it, and its place among the others, oldest first.
     std::chrono::steady_clock::time_point arrived;
-    std::list<http_session*>::iterator place;
-    bool is_kept = false;
+    boost::intrusive::list_member_hook<> place;
 };
 
 // Serves the socket; keeps itself alive until it is closed or has become a WebSocket.

@@ -212,13 +212,18 @@ std::optional<request_problem> find_problem(std::string_view head) {
     if (auto const problem = find_problem_in_length(seen, is_old)) {
         return problem;
     }
-    if (!parse_target(line->method, line->target)) {
+    if (!is_origin_form(line->method, line->target) &&
+        !parse_target(line->method, line->target)) {
         return bad("target", "The request target has no form that this method allows.");
     }
     if (seen.expected && !is_old && !base::equal_ignoring_case(*seen.expected, "100-continue")) {
         return request_problem{417, "expect", "The only expectation here is 100-continue."};
     }
     return std::nullopt;
+}
+
+bool is_origin_form(std::string_view method, std::string_view target) {
+    return method != "CONNECT" && target.starts_with('/') && target.find('#') == target.npos;
 }
 
 std::optional<request_target> parse_target(std::string_view method, std::string_view target) {
@@ -228,7 +233,7 @@ std::optional<request_target> parse_target(std::string_view method, std::string_
     if (method == "CONNECT") {
         return protocol::is_host(target) ? std::optional{request_target{}} : std::nullopt;
     }
-    if (target.starts_with('/')) {
+    if (is_origin_form(method, target)) {
         return request_target{std::string{target}, {}};
     }
     if (target == "*") {

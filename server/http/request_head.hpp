@@ -54,6 +54,9 @@ struct request_target {
     std::string host;   // of the absolute form, where it counts instead of the Host field
 };
 
+// Whether the target is in origin form, as nearly every one is: then it is its path and query, and
+// need not be parsed.
+bool is_origin_form(std::string_view method, std::string_view target);
 // Nothing when the target has no form that the method allows.
 std::optional<request_target> parse_target(std::string_view method, std::string_view target);
 
