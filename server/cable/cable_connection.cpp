@@ -42,20 +42,19 @@ std::chrono::milliseconds pick(std::minstd_rand& random, std::chrono::millisecon
 cable_connection::cable_connection(cable_host& home, std::shared_ptr<websocket> socket,
                                    client_info client)
     : home_{home}
-    , socket_{std::move(socket)}
     , client_{std::move(client)}
-    , output_{*socket_}
+    , output_{std::move(socket)}
     , deadlines_{home.shared().timings} {}
 
 cable_connection::~cable_connection() {
-    socket_->abandon(); // what waits in it would keep it alive
+    output_.socket().abandon(); // what waits in it would keep it alive
 }
 
 void cable_connection::begin() {
     auto const at = home_.timers().now();
     deadlines_.begin(at);
     home_.timers().schedule(*this, deadlines_.next_wake_up(at, {}).exact);
-    socket_->start(*this);
+    output_.socket().start(*this);
 }
 
 // What fails for want of memory, say, must not leave a connection that nobody reads any more.
@@ -69,7 +68,7 @@ void cable_connection::guarded(std::string_view what, Work work) {
 }
 
 void cable_connection::fail(std::string_view what, std::exception const& why) {
-    socket_->drop();
+    output_.socket().drop();
     spdlog::error("cable {} failed, dropped conn={} address={} why=\"{}\"", what, client_.number,
                   client_.ticket.address(), why.what());
 }
@@ -356,7 +355,7 @@ void cable_connection::perform(deadlines::step what, time_point now) {
         break;
     case step::drop:
         ending_ = true;
-        socket_->drop();
+        output_.socket().drop();
         break;
     case step::end_silent:
         end_silent(now);
@@ -378,7 +377,7 @@ void cable_connection::perform(deadlines::step what, time_point now) {
         on_output(output_.send_ping(home_.ping_frame(), what == step::ping_both));
         break;
     case step::native_ping:
-        socket_->ping();
+        output_.socket().ping();
         break;
     case step::renew:
         renew_due(now);
@@ -424,14 +423,14 @@ void cable_connection::reschedule() {
 void cable_connection::pause_if(bool in_debt) {
     if (in_debt) {
         shared().figures.limited("input");
-        socket_->pause();
+        output_.socket().pause();
         reschedule();
     }
 }
 
 void cable_connection::resume() {
     if (!crowded_ && deadlines_.is_reading()) {
-        socket_->resume();
+        output_.socket().resume();
     }
 }
 
@@ -476,7 +475,7 @@ void cable_connection::on_output(cable_output::outcome what) {
     } else if (!crowded_ && output_.is_crowded()) {
         crowded_ = true;
         shared().figures.limited("output");
-        socket_->pause();
+        output_.socket().pause();
     }
 }
 

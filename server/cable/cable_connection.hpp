@@ -91,7 +91,6 @@ private:
     node& shared() const { return home_.shared(); }
 
     cable_host& home_;
-    std::shared_ptr<websocket> socket_;
     client_info client_;
     cable_output output_;
     subscription_set subscriptions_;

@@ -5,11 +5,11 @@
 namespace presenced::server {
 
 cable_output::outcome cable_output::send(frame const& f, bool with_native_ping) {
-    if (!in_flight_ && outbox_.empty()) {
+    if (in_flight_ == nullptr && outbox_.empty()) {
         return hand_over(f, with_native_ping) ? outcome::taken : outcome::queued;
     }
     if (with_native_ping) {
-        socket_.ping(); // it does not wait for what is queued
+        socket_->ping(); // it does not wait for what is queued
     }
     return outbox_.push(f) ? outcome::queued : outcome::full;
 }
@@ -30,30 +30,30 @@ void cable_output::say_last(frame const& f) {
 }
 
 void cable_output::on_sent() {
-    if (in_flight_.get() == unsent_ping_) {
+    if (in_flight_ == unsent_ping_) {
         unsent_ping_ = nullptr;
     }
-    in_flight_.reset();
+    in_flight_ = nullptr;
     flush();
 }
 
 bool cable_output::hand_over(frame const& f, bool with_native_ping) {
-    if (socket_.send(f, with_native_ping)) {
+    if (socket_->send(f, with_native_ping)) {
         return true;
     }
-    in_flight_ = f;
+    in_flight_ = f.get();
     return false;
 }
 
 void cable_output::flush() {
-    while (!in_flight_ && !outbox_.empty()) {
+    while (in_flight_ == nullptr && !outbox_.empty()) {
         if (hand_over(outbox_.front(), false) && outbox_.front().get() == unsent_ping_) {
             unsent_ping_ = nullptr;
         }
         outbox_.pop();
     }
-    if (!in_flight_ && closes_) {
-        socket_.close();
+    if (in_flight_ == nullptr && closes_) {
+        socket_->close();
     }
 }
 

@@ -7,15 +7,19 @@
 #include "server/cable/websocket.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 
 namespace presenced::server {
 
 class cable_output {
 public:
-    // The WebSocket must outlive this.
-    explicit cable_output(websocket& socket)
-        : socket_{socket} {}
+    explicit cable_output(std::shared_ptr<websocket> socket)
+        : socket_{std::move(socket)} {}
+
+    // For everything but sending messages and closing.
+    websocket& socket() { return *socket_; }
 
     enum class outcome : std::uint8_t {
         taken,  // the kernel has it, as it nearly always has
@@ -38,10 +42,10 @@ private:
     bool hand_over(frame const& f, bool with_native_ping);
     void flush();
 
-    websocket& socket_;
+    std::shared_ptr<websocket> socket_;
     outbox outbox_;
-    frame in_flight_;                          // with the socket; the outbox waits for it
     std::string const* unsent_ping_ = nullptr; // a ping that the kernel has not taken yet
+    std::string const* in_flight_ = nullptr;   // with the socket; the outbox waits for it
     bool closes_ = false;                      // once everything is sent
 };
 

@@ -5,47 +5,38 @@
 
 #include "server/cable/subscription.hpp"
 
+#include <boost/intrusive/set.hpp>
+
 #include <cassert>
-#include <cstddef>
-#include <unordered_map>
 
 namespace presenced::server {
 
 class hub {
 public:
-    void attach(subscription& s) {
-        assert(s.stream_link == nullptr);
-        auto& head = streams_[s.agent];
-        s.stream_next = head;
-        s.stream_link = &head;
-        if (head != nullptr) {
-            head->stream_link = &s.stream_next;
-        }
-        head = &s;
+    void attach(subscription& s) noexcept {
+        assert(!s.in_hub.is_linked());
+        all_.insert(s);
     }
 
     // Harmless when it is not attached.
-    void detach(subscription& s) {
-        if (s.stream_link == nullptr) {
-            return;
-        }
-        *s.stream_link = s.stream_next;
-        if (s.stream_next != nullptr) {
-            s.stream_next->stream_link = s.stream_link;
-        }
-        s.stream_link = nullptr;
-        s.stream_next = nullptr;
-        if (auto const it = streams_.find(s.agent); it != streams_.end() && it->second == nullptr) {
-            streams_.erase(it);
-        }
-    }
+    void detach(subscription& s) noexcept { s.in_hub.unlink(); }
 
-    bool has_listener(presence::agent_id agent) const { return streams_.contains(agent); }
-    std::size_t streams() const { return streams_.size(); }
+    bool has_listener(presence::agent_id agent) const { return all_.find(agent) != all_.end(); }
+    bool empty() const { return all_.empty(); }
 
 private:
-    // References into an unordered_map stay valid when it grows.
-    std::unordered_map<presence::agent_id, subscription*> streams_;
+    struct agent_of {
+        using type = presence::agent_id;
+        type operator()(subscription const& s) const { return s.agent; }
+    };
+
+    // The links are in the subscriptions: a map of agents would allocate for every session.
+    boost::intrusive::multiset<
+        subscription,
+        boost::intrusive::member_hook<subscription, subscription::stream_hook,
+                                      &subscription::in_hub>,
+        boost::intrusive::key_of_value<agent_of>, boost::intrusive::constant_time_size<false>>
+        all_;
 };
 
 } // namespace presenced::server

@@ -134,12 +134,7 @@ subscription& leases::add(lease_holder& holder, presence::agent_id agent, std::s
                                                std::move(identifier));
     auto& s = *made;
     s.key = table_.insert(std::move(made));
-    try {
-        hub_.attach(s);
-    } catch (std::exception const&) {
-        table_.remove(s.key);
-        throw;
-    }
+    hub_.attach(s);
     return s;
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -30,14 +31,13 @@ public:
         if (size() >= max_frames || bytes_ + f->size() > max_bytes) {
             return false;
         }
-        bytes_ += f->size();
-        frames_.push_back(std::move(f));
+        push_last(std::move(f));
         return true;
     }
 
     // Past the bounds: for the one frame that says goodbye.
     void push_last(frame f) {
-        bytes_ += f->size();
+        bytes_ += static_cast<std::uint32_t>(f->size());
         frames_.push_back(std::move(f));
     }
 
@@ -46,7 +46,7 @@ public:
     frame const& front() const { return frames_[first_]; }
 
     void pop() {
-        bytes_ -= frames_[first_]->size();
+        bytes_ -= static_cast<std::uint32_t>(frames_[first_]->size());
         frames_[first_].reset();
         if (++first_ == frames_.size()) {
             // An idle connection keeps no memory for frames.
@@ -60,8 +60,9 @@ public:
 
 private:
     std::vector<frame> frames_;
-    std::size_t first_ = 0;
-    std::size_t bytes_ = 0;
+    // Far below 2^32 by the bounds, and each connection has an outbox.
+    std::uint32_t first_ = 0;
+    std::uint32_t bytes_ = 0;
 };
 
 } // namespace presenced::server

@@ -93,9 +93,11 @@ struct subscription : boost::intrusive::set_base_hook<boost::intrusive::optimize
     std::string identifier;      // as the client wrote it; empty once nobody waits
     presence::owner_id user = 0; // in whose name the store was asked
 
-    // The agent's stream on this shard (hub.hpp).
-    subscription* stream_next = nullptr;
-    subscription** stream_link = nullptr;
+    // Among those of all agents on this shard (hub.hpp). Leaves it when it is destroyed.
+    using stream_hook = boost::intrusive::set_member_hook<
+        boost::intrusive::link_mode<boost::intrusive::auto_unlink>,
+        boost::intrusive::optimize_size<true>>;
+    stream_hook in_hub;
 };
 
 } // namespace presenced::server

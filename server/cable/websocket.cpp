@@ -214,12 +214,13 @@ public:
 private:
     void add(std::initializer_list<std::uint64_t> some) {
         for (auto const byte : some) {
-            bytes_[size_++] = static_cast<char>(byte & 0xFFU);
+            bytes_.at(size_) = static_cast<char>(byte & 0xFFU);
+            ++size_;
         }
     }
 
     std::array<char, 12> bytes_{};
-    std::size_t size_ = 0;
+    std::uint8_t size_ = 0;
 };
 
 // No compression: it costs 99 KiB a connection after the first message.
@@ -270,7 +271,7 @@ public:
         }
         sending_ = f;
         auto const sent = [self = shared_from_this()](error_code ec, std::size_t = 0) {
-            self->sending_.reset();
+            auto const sent_frame = std::move(self->sending_); // the owner may ask which it was
             if (ec) {
                 self->fail(ec);
             } else if (self->owner_ != nullptr) {
@@ -435,8 +436,8 @@ private:
     std::unique_ptr<http_request> request_; // until the handshake is through
     websocket_owner* owner_ = nullptr;
     beast::flat_buffer buffer_;
-    frame_head head_; // of what is being sent
     frame sending_;
+    frame_head head_; // of what is being sent
     bool pinging_ = false;
     bool closing_ = false;
 };

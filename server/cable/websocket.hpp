@@ -32,7 +32,8 @@ public:
     // So many bytes were taken from the socket: the evidence that somebody is there. What is in
     // them is reported next, if it is whole. 0 at the end.
     virtual void on_received(std::size_t bytes) = 0;
-    // What send() could not hand over at once is with the kernel; the next may be sent.
+    // What send() could not hand over at once is with the kernel; the next may be sent. The frame
+    // lives until this returns.
     virtual void on_sent() = 0;
     // The last call ever made; the owner may destroy itself in it.
     virtual void on_end(socket_end how) = 0;
