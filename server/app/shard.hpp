@@ -97,9 +97,9 @@ private:
     router const& routes_;
     std::minstd_rand random_;
     // Oldest first; they keep themselves alive.
-    boost::intrusive::list<http_session, boost::intrusive::member_hook<
-                                             http_session, boost::intrusive::list_member_hook<>,
-                                             &http_session::place>>
+    boost::intrusive::list<
+        http_session, boost::intrusive::member_hook<
+                          http_session, boost::intrusive::list_member_hook<>, &http_session::place>>
         https_;
     std::uint64_t last_lookup_ = 0;
     bool checking_tokens_ = false;

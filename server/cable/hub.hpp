@@ -31,11 +31,11 @@ private:
     };
 
     // The links are in the subscriptions: a map of agents would allocate for every session.
-    boost::intrusive::multiset<
-        subscription,
-        boost::intrusive::member_hook<subscription, subscription::stream_hook,
-                                      &subscription::in_hub>,
-        boost::intrusive::key_of_value<agent_of>, boost::intrusive::constant_time_size<false>>
+    boost::intrusive::multiset<subscription,
+                               boost::intrusive::member_hook<
+                                   subscription, subscription::stream_hook, &subscription::in_hub>,
+                               boost::intrusive::key_of_value<agent_of>,
+                               boost::intrusive::constant_time_size<false>>
         all_;
 };
 

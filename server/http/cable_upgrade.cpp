@@ -58,9 +58,10 @@ void log_refusal(http_exchange const& exchange, upgrade_refusal const& refusal) 
     auto const path = target.substr(0, target.find_first_of("?&;=%#"));
     spdlog::warn("http upgrade refused status={} why=\"{}\" path={} origin={} host={} http={}.{} "
                  "address={} cure=\"{}\"{}",
-                 refusal.status, refusal.why, shown(path), shown(field_list{request, "Origin"}.text()),
-                 shown(client.host), request.version() / 10, request.version() % 10, client.address,
-                 refusal.cure, *more);
+                 refusal.status, refusal.why, shown(path),
+                 shown(field_list{request, "Origin"}.text()), shown(client.host),
+                 request.version() / 10, request.version() % 10, client.address, refusal.cure,
+                 *more);
 }
 
 void answer_not_found(http_exchange& exchange, std::string_view why, std::string cure) {

@@ -288,7 +288,8 @@ client_of_request session::client() const {
     auto const host = target_host_.empty() ? value_of(request_, "Host") : target_host_;
     // haproxy puts its entry into a field of its own, behind what the client sent.
     return find_client(peer_, host, field_list{request_, "X-Forwarded-For"}.text(),
-                       field_list{request_, "X-Forwarded-Host"}.text(), shared().settings.trusted_proxies);
+                       field_list{request_, "X-Forwarded-Host"}.text(),
+                       shared().settings.trusted_proxies);
 }
 
 void session::handle() {

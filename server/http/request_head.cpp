@@ -212,8 +212,7 @@ std::optional<request_problem> find_problem(std::string_view head) {
     if (auto const problem = find_problem_in_length(seen, is_old)) {
         return problem;
     }
-    if (!is_origin_form(line->method, line->target) &&
-        !parse_target(line->method, line->target)) {
+    if (!is_origin_form(line->method, line->target) && !parse_target(line->method, line->target)) {
         return bad("target", "The request target has no form that this method allows.");
     }
     if (seen.expected && !is_old && !base::equal_ignoring_case(*seen.expected, "100-continue")) {
