@@ -110,13 +110,16 @@ CREATE FUNCTION presenced_notify_flip(
     agent bigint, is_active boolean, reason text, happened_at timestamptz)
 RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_ignored text;
 BEGIN
     IF pg_notification_queue_usage() < 0.9 THEN
-        PERFORM pg_notify('presenced_routing', format(
+        -- An assignment and not PERFORM: an expression is evaluated without a statement of its own.
+        v_ignored := pg_notify('presenced_routing', format(
             '{"agent_id":%s,"active":%s,"reason":"%s","at":"%s","schema":%s}',
             agent, is_active::text, reason,
             to_char(happened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-            to_json(current_schema()::text)));
+            to_json(current_schema()::text)))::text;
     ELSE
         RAISE WARNING 'presenced: a flip of agent % is not notified: the notification queue is '
             'full; a listener that is idle in a transaction keeps it', agent;
