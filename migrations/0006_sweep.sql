@@ -259,19 +259,25 @@ BEGIN
         v_state := (true, '-infinity', 0, false, '-infinity', '-infinity',
                     -9223372036854775808)::sweep_state;
     END IF;
+    SELECT c.* FROM presence_clock c INTO v_clock;
     IF v_state.looked_at <= judged_at AND v_state.looked_at + every * 0.9 > judged_at
-       AND NOT v_state.is_urgent THEN
+       AND NOT v_state.is_urgent
+       AND NOT EXISTS (SELECT FROM nodes n
+                       WHERE n.ticked_at + v_clock.stale_after > v_state.looked_at
+                         AND n.ticked_at + v_clock.stale_after <= judged_at) THEN
         RETURN; -- this call only goes on with the queue
     END IF;
-    SELECT c.* FROM presence_clock c INTO v_clock;
     v_cutoff := presenced_reap_cutoff(judged_at, v_clock);
 
     -- At full speed: until a walk has begun one sweep after the moment in which the last of such
-    -- leases ran out. A node renews for a moment after its last tick.
+    -- leases ran out. A node renews for a moment after its last tick. Leases that a node renewed
+    -- long before its last tick run out earlier: a walk with each sweep of that time leaves few to
+    -- the last one.
     v_wanted := '-infinity';
     IF v_cutoff > '-infinity' THEN
-        SELECT greatest(v_wanted, max(n.ticked_at) + v_clock.stale_after + every)
-        FROM nodes n WHERE n.ticked_at <= v_cutoff INTO v_wanted;
+        SELECT greatest(v_wanted, max(CASE WHEN n.ticked_at > v_cutoff THEN judged_at
+                                           ELSE n.ticked_at + v_clock.stale_after + every END))
+        FROM nodes n WHERE n.ticked_at <= v_cutoff + v_clock.stale_after / 3 INTO v_wanted;
         IF v_clock.amnesty_until <= judged_at THEN
             v_wanted := greatest(v_wanted, v_clock.amnesty_until + every);
         END IF;
@@ -344,6 +350,7 @@ DECLARE
     v_now       timestamptz;
     v_keep_from timestamptz;
     v_last      timestamptz;
+    v_lapse     timestamptz;
     v_queued     bigint;
     v_is_full   boolean;
     v_entries   tid[];
@@ -369,8 +376,11 @@ BEGIN
     END IF;
     v_now := clock_timestamp();
     SELECT max(n.swept_at) FROM nodes n WHERE n.swept_at <= v_now INTO v_last;
-    IF v_last + every * 0.9 > v_now THEN
-        next_in := v_last + every - v_now;
+    -- The exception: the moment in which the leases of a node that died have run out.
+    SELECT min(n.ticked_at + c.stale_after) FROM nodes n, presence_clock c
+    WHERE n.ticked_at + c.stale_after > v_last AND n.ticked_at <= v_now INTO v_lapse;
+    IF v_last + every * 0.9 > v_now AND (v_lapse <= v_now) IS NOT TRUE THEN
+        next_in := least(v_last + every, v_lapse) - v_now;
         RETURN;
     END IF;
     ran := true;
@@ -441,6 +451,9 @@ BEGIN
     IF v_is_full OR v_trimmed >= row_limit THEN
         next_in := interval '0';
     ELSE
+        SELECT least(every, min(n.ticked_at + c.stale_after) - v_now)
+        FROM nodes n, presence_clock c
+        WHERE n.ticked_at + c.stale_after > v_now AND n.ticked_at <= v_now INTO next_in;
         PERFORM FROM nodes n WHERE n.node = node_name AND n.boot_id = boot
         FOR NO KEY UPDATE SKIP LOCKED;
         IF FOUND THEN

@@ -229,6 +229,11 @@ TEST_CASE("P2: the leases of a node that died are walked for at once, however la
                     "VALUES ('dead', 'boot', now() - interval '45 s')");
         CHECK(w.sweep_elsewhere() == "{\"7 off expired\"}");
     }
+    SECTION("its ticks stopped, and its older leases run out") {
+        w.sql.query("INSERT INTO nodes (node, boot_id, ticked_at) "
+                    "VALUES ('dead', 'boot', now() - interval '35 s')");
+        CHECK(w.sweep_elsewhere() == "{\"7 off expired\"}");
+    }
     SECTION("it ended with leases left") {
         w.sql.query("INSERT INTO nodes (node, boot_id) VALUES ('dead', 'boot');"
                     "DELETE FROM nodes WHERE node = 'dead'");
@@ -241,6 +246,24 @@ TEST_CASE("P2: the leases of a node that died are walked for at once, however la
         CHECK(w.sweep_elsewhere() == "{\"7 off expired\"}");
     }
     CHECK(w.rows() == 0);
+}
+
+TEST_CASE("P2: a sweep comes at the moment in which the leases of a dead node have run out",
+          "[db][sweep]") {
+    sweep_world w;
+    w.sql.query("UPDATE nodes SET swept_at = NULL; INSERT INTO nodes (node, boot_id, ticked_at) "
+                "VALUES ('dead', 'boot', clock_timestamp() - interval '44 s')");
+    auto const sweep = [&](std::string const& what) {
+        return w.sql.value("SELECT " + what +
+                           " FROM presenced_sweep('alive', 'boot', '5 s', '90 d', 500)");
+    };
+    CHECK(sweep("ran AND next_in <= interval '1 s'") == "t");
+    CHECK(sweep("NOT ran AND next_in <= interval '1 s'") == "t");
+    w.unseen("INSERT INTO agent_subscriptions (agent_id, token, last_seen_at) "
+             "VALUES (7, 'stale', clock_timestamp() - interval '44.9 s');"
+             "UPDATE agents SET routing_active = true WHERE id = 7");
+    CHECK(eventually([&] { return sweep("flips") == "{\"7 off expired\"}"; }, 3s));
+    CHECK(sweep("NOT ran AND next_in > interval '3 s'") == "t");
 }
 
 TEST_CASE("what no trigger saw is found by the slow walks", "[db][sweep]") {
