@@ -100,6 +100,9 @@ public:
     bool connect(stop_signal& stop);
     // The session is there and the server has not closed it, as far as this side knows.
     bool is_usable();
+    // A call or an attempt to connect has failed, and no call has succeeded since. A new session
+    // alone does not show that calls get through again.
+    bool is_unproven() const { return failures_ > 0; }
     // One autocommit statement. Throws call_failure; after fault::connection there is no session.
     // `of_elements`: it carries some, and so a doubtful error is taken for that of one of them.
     rows call(statement const& what, parameters const& values, bool of_elements = false);

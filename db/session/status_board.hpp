@@ -22,7 +22,9 @@ public:
     // all the time, so that it is the one that knows whether the database can be written to.
     std::size_t add(std::string lane, bool beats);
 
-    // The lane has a connection; earlier trouble with connecting is over.
+    // The lane has a connection; earlier trouble with connecting is over. Trouble with a call is
+    // over at succeeded() alone, and so a lane with such trouble must make a call, if only an empty
+    // one.
     void connected(std::size_t lane);
     // A call succeeded, or failed for reasons that do not speak against the connection.
     void succeeded(std::size_t lane);

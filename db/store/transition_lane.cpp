@@ -76,6 +76,21 @@ transition_batch::leftover& transition_batch::run(operations& batch, bool waits)
     return left_;
 }
 
+// The request whose call failed may have been taken back, and nobody may ever send another.
+void transition_batch::prove() {
+    if (!link_.is_unproven() || !link_.is_usable()) {
+        return;
+    }
+    std::string const none{"{}"};
+    auto const not_after = link_.database_time() + request_validity(call_timeout_).count();
+    try {
+        link_.call(statements::transition,
+                   {none, none, none, none, none, node_, std::to_string(not_after), "false"});
+    } catch (call_failure const& e) {
+        spdlog::debug("empty transition failed sqlstate={} reason=\"{}\"", e.sqlstate(), e.what());
+    }
+}
+
 void transition_batch::deliver() {
     for (; !dropped_.empty(); dropped_.pop_front()) {
         auto const& op = dropped_.front();
@@ -342,7 +357,11 @@ bool transition_lane::step() {
     }
     queue_.take(number_, pacing_.limit(), work_);
     if (work_.empty()) {
-        return !stop_.is_raised(); // idle: does the session live?
+        if (stop_.is_raised()) {
+            return false;
+        }
+        batch_.prove();
+        return true; // idle: does the session live?
     }
     auto const size = work_.size();
     watcher_.batch("transition", size);
@@ -407,7 +426,11 @@ bool busy_lane::step() {
     }
     queue_.take_busy(lane_pacing::batch_limit, work_);
     if (work_.empty()) {
-        return !stop_.is_raised(); // idle: does the session live?
+        if (stop_.is_raised()) {
+            return false;
+        }
+        batch_.prove();
+        return true; // idle: does the session live?
     }
     watcher_.batch("busy", work_.size());
     auto& left = batch_.run(work_, false);

@@ -35,6 +35,11 @@ public:
     // Does not throw call_failure; the connection may be gone afterwards. `batch` is empty then.
     leftover& run(operations& batch, bool waits);
 
+    // For a lane that has nothing to send. If the newest call failed, makes an empty one: its
+    // success tells the status board that the lane works again. Does not throw call_failure; the
+    // connection may be gone afterwards.
+    void prove();
+
     // Each moves requests from `left` to the queue, and answers those that were taken back.
     void give_back(operations& again);
     void defer(operations& busy, std::chrono::milliseconds pause);

@@ -158,3 +158,52 @@ TEST_CASE("a connection that hangs is given up and replaced", "[db][fault]") {
     CHECK(eventually([&] { return w.backends("true").size() == 6; }));
     CHECK(w.rows() == 2);
 }
+
+namespace {
+
+bool is_in_trouble(node const& a) {
+    auto const h = a.store->health();
+    return !h.reachable || !h.problem.empty() || !h.unfit.empty();
+}
+
+} // namespace
+
+TEST_CASE("a lane whose failed subscribe was given up is healthy again without a further request",
+          "[db][fault][idle_lane]") {
+    world w;
+    node a{w.conninfo};
+    REQUIRE(a.is_up());
+    w.add_trigger("INSERT", "true", "RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'");
+    auto const token = a.token();
+    auto const key = a.acquire(3, token);
+    REQUIRE(eventually([&] { return is_in_trouble(a); }));
+    a.store->abandon(3, token);
+    REQUIRE(a.got(key, lease_outcome::abandoned));
+    w.drop_trigger();
+    CHECK(eventually([&] { return !is_in_trouble(a); }));
+    CHECK(a.is_up());
+}
+
+TEST_CASE("the busy lane is healthy again without a further request, too",
+          "[db][fault][idle_lane]") {
+    world w;
+    node a{w.conninfo};
+    REQUIRE(a.is_up());
+    w.add_trigger("INSERT", "true", "RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'");
+    auto const token = a.token();
+    std::uint64_t key = 0;
+    {
+        sql_session holder{w.conninfo};
+        holder.query("BEGIN");
+        holder.query("SELECT FROM agents WHERE id = 3 FOR UPDATE");
+        key = a.acquire(3, token);
+        REQUIRE(eventually([&] { return a.failures.taken_by("busy") > 0; }));
+        holder.query("COMMIT");
+    }
+    REQUIRE(eventually([&] { return is_in_trouble(a); }));
+    a.store->abandon(3, token);
+    REQUIRE(a.got(key, lease_outcome::abandoned));
+    w.drop_trigger();
+    CHECK(eventually([&] { return !is_in_trouble(a); }));
+    CHECK(a.is_up());
+}
