@@ -251,7 +251,9 @@ void batch_pacing::drop_abandoned(operations& batch, operations& dropped) {
 
 void batch_pacing::finish(operations const& batch) {
     for (auto const& op : batch) {
-        suspects_.erase(op.agent);
+        if (!op.changed_nothing) { // else nothing had to wait for what holds up the agent
+            suspects_.erase(op.agent);
+        }
         bool const is_acquire = op.what == operation::kind::acquire;
         if (is_acquire) {
             acquires_.erase(op.token);
@@ -443,6 +445,8 @@ void batch_pacing::next_busy(std::size_t limit, time_point now, operations& batc
     }
     if (held_up != nullptr && batch.empty()) {
         take_busy_of(*held_up, suspected.second, limit, now, batch);
+        // Owners that wait for the same suspect are due at the same time: they take turns.
+        owners.splice(owners.end(), owners, held_up->lines.back().turn);
         suspect_next_ = false;
     } else {
         suspect_next_ = true;
@@ -474,10 +478,11 @@ bool batch_pacing::suspect(operations& batch, time_point now, milliseconds pause
         news = suspects_.insert_or_assign(op.agent, suspicion{now + suspicion_time, now + pause})
                    .second ||
                news;
-        // What came while the call was under way waits with it.
-        auto& whose = owners_.at(op.owner);
-        if (whose.busy.contains(op.agent)) {
-            set_due(whose, op.agent, now + pause);
+        // What came while the call was under way waits with it, whoever asked.
+        for (auto* const one : busy_owners_.waiting) {
+            if (one->whose->busy.contains(op.agent)) {
+                set_due(*one->whose, op.agent, now + pause);
+            }
         }
     }
     defer(batch, now + pause, dropped);

@@ -5,7 +5,7 @@
 // acquire to wait. A lane does not wait: it hands the agent to the busy lane, which tries it again.
 // An agent is a *suspect* when a call for it alone took too long or met a lock timeout. A suspect
 // goes through the busy lane too, one suspect a call. A suspect is cleared by its next call that
-// ends in time.
+// ends in time and changes a row of the agent. A refusal changes none, and clears no suspect.
 #pragma once
 
 #include "db/store/operation.hpp"
@@ -72,8 +72,9 @@ public:
     // Back to their lanes, each alone, not before `due`.
     void delay(operations& batch, time_point due, operations& dropped);
     // To the busy lane, and their agents are suspects from now on. What comes for a suspect goes to
-    // the busy lane too, until a call for it has ended in time, or until nobody has seen one fail
-    // for two minutes.
+    // the busy lane too, until a call for it has changed a row and ended in time, or until nobody
+    // has seen one fail for two minutes. What waits for a suspect already, of whichever owner, is
+    // not due before `pause` is over.
     // Returns whether one of them was none before.
     bool suspect(operations& batch, time_point now, std::chrono::milliseconds pause,
                  operations& dropped);

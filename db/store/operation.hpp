@@ -23,6 +23,9 @@ struct operation {
 
     // An attempt ended without an answer: it may have committed.
     bool maybe_done = false;
+    // It was answered, and changed no row of the agent: it was refused, or found nothing to
+    // release.
+    bool changed_nothing = false;
     // An acquire that nobody wants any more. Once it may be done it turns into a release.
     bool abandoned = false;
     // Attempts that failed for its agent's sake, and for its own; each sets the pause before the

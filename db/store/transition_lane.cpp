@@ -58,6 +58,7 @@ transition_batch::transition_batch(connection& link, transition_queue& queue, ob
 
 void transition_batch::answer(operations& from, operations::iterator it, lease_outcome outcome) {
     answers_.add(*it->box, {it->key, outcome});
+    it->changed_nothing = it->changed_nothing || outcome == lease_outcome::refused;
     finished_.splice(finished_.end(), from, it);
 }
 
@@ -287,6 +288,7 @@ void transition_batch::sort(operations& part, rows const& reply) {
         } else if (said == "refused") {
             answer(part, here, lease_outcome::refused);
         } else if (said == "released" || said == "gone") {
+            here->changed_nothing = said == "gone";
             answer(part, here, here->released_outcome());
         } else if (said == "busy") {
             left_.busy.splice(left_.busy.end(), part, here);

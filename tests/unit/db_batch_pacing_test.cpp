@@ -329,6 +329,55 @@ TEST_CASE("a suspect is cleared by a call that ends in time, and by two minutes 
     CHECK(t.pacing.suspect(batch_of_two, t.now + 3min, 0ms, t.dropped));
 }
 
+TEST_CASE("an answer that changed no row, such as another owner's refusal, clears no suspect") {
+    table t;
+    t.acquire(1, 1);
+    t.suspect(t.next());
+    auto const foreign = t.acquire(1, 2);
+    REQUIRE(t.next().empty()); // it goes to the busy lane
+    t.suspect(t.next_busy(), 30s);
+    t.now += 30s;
+    std::vector<unsigned long> refused;
+    for (int round = 0; round < 2; ++round) {
+        auto batch = t.next_busy();
+        REQUIRE_FALSE(batch.empty());
+        if (batch.front().owner == 2) {
+            refused = keys(batch);
+            batch.front().changed_nothing = true;
+            t.pacing.finish(batch);
+        } else {
+            t.suspect(std::move(batch), 30s);
+        }
+        CHECK(t.pacing.is_suspect(1, t.now));
+    }
+    CHECK(refused == listed{foreign});
+}
+
+TEST_CASE("a suspect's call that fails puts off the requests of every owner for that agent") {
+    table t;
+    t.acquire(1, 1);
+    t.suspect(t.next());
+    t.acquire(1, 2);
+    t.acquire(1, 3);
+    REQUIRE(t.next().empty());
+    auto const batch = t.next_busy();
+    REQUIRE(batch.size() == 1);
+    t.suspect(batch, 30s);
+    CHECK(t.next_busy().empty());
+    CHECK(t.pacing.next_busy_due() == t.now + 30s);
+    // None of the owners gets in front of the others for ever.
+    std::map<db::owner_id, int> turns;
+    for (int round = 0; round < 9; ++round) {
+        t.now += 30s;
+        auto again = t.next_busy();
+        REQUIRE(again.size() == 1);
+        ++turns[again.front().owner];
+        t.suspect(std::move(again), 30s);
+        CHECK(t.next_busy().empty());
+    }
+    CHECK(turns == std::map<db::owner_id, int>{{1, 3}, {2, 3}, {3, 3}});
+}
+
 TEST_CASE("an agent that is busy is no suspect, however often its calls pass over it") {
     table t;
     auto const waits = t.acquire(1, 1);
