@@ -297,6 +297,15 @@ BEGIN
         v_state.next_page := 0;
     END IF;
 
+    -- A walk that is under way when the leases of a dead node have run out begins anew: it passed
+    -- rows that had not run out.
+    IF v_state.is_urgent
+       AND EXISTS (SELECT FROM nodes n
+                   WHERE n.ticked_at + v_clock.stale_after > v_state.walk_began
+                     AND n.ticked_at + v_clock.stale_after <= judged_at) THEN
+        v_state.next_page := 0;
+    END IF;
+
     IF v_state.next_page = 0 THEN
         v_state.walk_began := judged_at;
     END IF;
