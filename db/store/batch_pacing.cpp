@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <string_view>
 
 namespace presenced::db {
@@ -67,6 +68,7 @@ batch_pacing::owner& batch_pacing::owner_of(owner_id id) {
     for (auto& node : nodes) {
         node.push_back(nullptr);
     }
+    std::set<std::pair<time_point, owner*>> waking{{time_point::max(), nullptr}};
     auto& made = owners_[id];
     made.id = id;
     made.lines.resize(nodes.size());
@@ -78,6 +80,9 @@ batch_pacing::owner& batch_pacing::owner_of(owner_id id) {
         auto& idle = ring_of(n).idle;
         idle.splice(idle.end(), nodes[n]);
     }
+    auto node = waking.extract(waking.begin());
+    node.value().second = &made;
+    waking_.insert(std::move(node));
     return made;
 }
 
@@ -96,6 +101,7 @@ void batch_pacing::forget(operation const& op, bool is_acquire) {
         auto const& one = whose.lines[n];
         (one.in_turn ? owners.waiting : owners.idle).erase(one.turn);
     }
+    waking_.erase({whose.wakes, &whose});
     owners_.erase(known);
 }
 
@@ -206,10 +212,8 @@ std::optional<operation> batch_pacing::abandon(lease_token const& token) {
         --lanes_[lane_of(op.agent)].waiting;
     } else if (where == place::busy) {
         --busy_count_;
-        auto& whose = owners_.at(op.owner);
         if (home->empty()) {
-            whose.due.erase({whose.busy.at(op.agent).due, op.agent});
-            whose.busy.erase(op.agent);
+            remove_busy(busy_.find({op.agent, op.owner}));
         }
     }
     forget(op, true);
@@ -251,8 +255,9 @@ void batch_pacing::drop_abandoned(operations& batch, operations& dropped) {
 
 void batch_pacing::finish(operations const& batch) {
     for (auto const& op : batch) {
-        if (!op.changed_nothing) { // else nothing had to wait for what holds up the agent
-            suspects_.erase(op.agent);
+        // A call that changed nothing did not have to wait for what holds up the agent.
+        if (!op.changed_nothing && suspects_.erase(op.agent) > 0) {
+            clear_suspect(op.agent);
         }
         bool const is_acquire = op.what == operation::kind::acquire;
         if (is_acquire) {
@@ -361,92 +366,130 @@ bool batch_pacing::is_suspect(agent_id agent, time_point now) const {
     return suspicion_of(agent, now) != nullptr;
 }
 
-void batch_pacing::set_due(owner& whose, agent_id agent, time_point due) {
-    auto& entry = whose.busy.at(agent);
-    if (entry.due != due) {
-        whose.due.emplace(due, agent); // first: it may throw
-        whose.due.erase({entry.due, agent});
-        entry.due = due;
+batch_pacing::due_entries& batch_pacing::entries_of(busy_agent& one) {
+    return one.is_suspect ? suspects_due_ : one.entry.whose->due;
+}
+
+// Does not throw: nodes are moved, not made.
+void batch_pacing::move_entry(busy_agent& one, due_entry entry, bool is_suspect) {
+    auto node = entries_of(one).extract(one.entry);
+    node.value() = entry;
+    one.entry = entry;
+    one.is_suspect = is_suspect;
+    entries_of(one).insert(std::move(node));
+    set_waking(*entry.whose);
+}
+
+// An owner whose turn comes anyway is not waked. Does not throw.
+void batch_pacing::set_waking(owner& whose) {
+    bool const sleeps = !whose.lines.back().in_turn && !whose.due.empty();
+    auto const wakes = sleeps ? whose.due.begin()->due : time_point::max();
+    if (wakes != whose.wakes) {
+        auto node = waking_.extract({whose.wakes, &whose});
+        node.value().first = wakes;
+        whose.wakes = wakes;
+        waking_.insert(std::move(node));
     }
+}
+
+// What waits for the agent takes turns with the others again. Does not throw.
+void batch_pacing::clear_suspect(agent_id agent) {
+    for (auto it = busy_.lower_bound({agent, std::numeric_limits<owner_id>::min()});
+         it != busy_.end() && it->first.first == agent; ++it) {
+        move_entry(it->second, it->second.entry, false);
+    }
+}
+
+void batch_pacing::remove_busy(busy_agents::iterator one) {
+    auto& whose = *one->second.entry.whose;
+    entries_of(one->second).erase(one->second.entry);
+    busy_.erase(one);
+    if (whose.due.empty() && whose.lines.back().in_turn) {
+        leave(busy_owners_, whose.lines.back());
+    }
+    set_waking(whose);
+}
+
+batch_pacing::busy_agents::iterator batch_pacing::busy_of(due_entry const& entry) {
+    return busy_.find({entry.agent, entry.whose->id});
 }
 
 // Where its agent waits already, both go when the first of them is due.
 void batch_pacing::put_busy(operations& from, operations::iterator it, time_point due,
                             time_point now) {
-    auto const agent = it->agent;
-    if (auto const* const suspected = suspicion_of(agent, now)) {
+    auto const* const suspected = suspicion_of(it->agent, now);
+    if (suspected != nullptr) {
         due = std::max(due, suspected->not_before);
     }
-    auto& whose = owners_.at(it->owner);
-    auto& entry = whose.busy[agent];
-    set_due(whose, agent, std::min(entry.due, due));
-    put(entry.waiting, place::busy, from, it, false);
+    auto const key = std::pair{it->agent, it->owner};
+    auto known = busy_.find(key);
+    if (known == busy_.end()) {
+        auto& whose = owners_.at(it->owner);
+        due_entries made{{due, ++busy_entries_, it->agent, &whose}}; // first: it may throw
+        known = busy_.emplace(key, busy_agent{{}, *made.begin(), suspected != nullptr}).first;
+        entries_of(known->second).insert(made.extract(made.begin()));
+        set_waking(whose);
+    } else if (due < known->second.entry.due) {
+        auto entry = known->second.entry;
+        entry.due = due;
+        move_entry(known->second, entry, known->second.is_suspect);
+    }
+    put(known->second.waiting, place::busy, from, it, false);
     ++busy_count_;
-    enter(busy_owners_, whose.lines.back());
 }
 
 // What is left of the agent's goes behind its owner's other agents.
-void batch_pacing::take_busy_of(owner& whose, agent_id agent, std::size_t count, time_point now,
+void batch_pacing::take_busy_of(busy_agents::iterator one, std::size_t count, time_point now,
                                 operations& batch) {
-    auto& entry = whose.busy.at(agent);
-    if (count < entry.waiting.size()) {
-        set_due(whose, agent, now);
+    auto& waiting = one->second.waiting;
+    if (count < waiting.size()) {
+        auto entry = one->second.entry;
+        entry.due = now;
+        entry.number = ++busy_entries_;
+        move_entry(one->second, entry, one->second.is_suspect);
     }
-    for (; count > 0 && !entry.waiting.empty(); --count) {
-        depart(entry.waiting, entry.waiting.begin(), batch);
+    for (; count > 0 && !waiting.empty(); --count) {
+        depart(waiting, waiting.begin(), batch);
         --busy_count_;
     }
-    if (entry.waiting.empty()) {
-        whose.due.erase({entry.due, agent});
-        whose.busy.erase(agent);
+    if (waiting.empty()) {
+        remove_busy(one);
     }
 }
 
 void batch_pacing::next_busy(std::size_t limit, time_point now, operations& batch) {
     auto& owners = busy_owners_.waiting;
-    // The first agent of an owner that is due, and is a suspect or is none.
-    auto const due_of = [&](owner const& whose, bool suspected) {
-        for (auto it = whose.due.begin(); it != whose.due.end() && it->first <= now; ++it) {
-            if ((suspicion_of(it->second, now) != nullptr) == suspected) {
-                return it;
-            }
-        }
-        return whose.due.end();
+    auto const is_due = [now](due_entries const& entries) {
+        return !entries.empty() && entries.begin()->due <= now;
     };
-    owner* held_up = nullptr; // whose suspect has waited longest
-    std::pair<time_point, agent_id> suspected{time_point::max(), 0};
-    if (!suspects_.empty()) {
-        for (auto* const one : owners) {
-            auto const found = due_of(*one->whose, true);
-            if (found != one->whose->due.end() && *found < suspected) {
-                suspected = *found;
-                held_up = one->whose;
-            }
-        }
+    while (is_due(suspects_due_) && suspicion_of(suspects_due_.begin()->agent, now) == nullptr) {
+        auto const none = busy_of(*suspects_due_.begin()); // the suspicion has run out
+        move_entry(none->second, none->second.entry, false);
     }
-    if (held_up == nullptr || !suspect_next_) {
+    while (!waking_.empty() && waking_.begin()->first <= now) {
+        auto& whose = *waking_.begin()->second;
+        enter(busy_owners_, whose.lines.back());
+        set_waking(whose);
+    }
+    bool const held_up = is_due(suspects_due_);
+    if (!held_up || !suspect_next_) {
         // With one owner alone its first agent may fill the batch.
         auto const each = std::max<std::size_t>(1, limit / std::max<std::size_t>(1, owners.size()));
-        for (auto left = owners.size(); left > 0 && batch.size() < limit; --left) {
+        while (!owners.empty() && batch.size() < limit) {
             auto& one = *owners.front();
             auto& whose = *one.whose;
-            if (whose.busy.empty()) {
+            if (!is_due(whose.due)) {
                 leave(busy_owners_, one);
+                set_waking(whose);
                 continue;
             }
             owners.splice(owners.end(), owners, one.turn);
-            auto const found = due_of(whose, false);
-            if (found != whose.due.end()) {
-                take_busy_of(whose, found->second, std::min(each, limit - batch.size()), now,
-                             batch);
-                left = owners.size() + 1; // there may be more of everybody's
-            }
+            take_busy_of(busy_of(*whose.due.begin()), std::min(each, limit - batch.size()), now,
+                         batch);
         }
     }
-    if (held_up != nullptr && batch.empty()) {
-        take_busy_of(*held_up, suspected.second, limit, now, batch);
-        // Owners that wait for the same suspect are due at the same time: they take turns.
-        owners.splice(owners.end(), owners, held_up->lines.back().turn);
+    if (held_up && batch.empty()) {
+        take_busy_of(busy_of(*suspects_due_.begin()), limit, now, batch);
         suspect_next_ = false;
     } else {
         suspect_next_ = true;
@@ -454,11 +497,12 @@ void batch_pacing::next_busy(std::size_t limit, time_point now, operations& batc
 }
 
 batch_pacing::time_point batch_pacing::next_busy_due() const {
-    auto first = time_point::max();
-    for (auto const* const one : busy_owners_.waiting) {
-        if (!one->whose->due.empty()) {
-            first = std::min(first, one->whose->due.begin()->first);
-        }
+    if (!busy_owners_.waiting.empty()) {
+        return time_point{}; // there was more than the newest batch could take
+    }
+    auto first = waking_.empty() ? time_point::max() : waking_.begin()->first;
+    if (!suspects_due_.empty()) {
+        first = std::min(first, suspects_due_.begin()->due);
     }
     return first;
 }
@@ -473,16 +517,24 @@ void batch_pacing::defer(operations& batch, time_point due, operations& dropped)
 bool batch_pacing::suspect(operations& batch, time_point now, milliseconds pause,
                            operations& dropped) {
     bool news = false;
-    std::erase_if(suspects_, [now](auto const& s) { return s.second.ends <= now; });
+    for (auto it = suspects_.begin(); it != suspects_.end();) {
+        auto const here = it++;
+        if (here->second.ends <= now) {
+            clear_suspect(here->first);
+            suspects_.erase(here);
+        }
+    }
     for (auto const& op : batch) {
         news = suspects_.insert_or_assign(op.agent, suspicion{now + suspicion_time, now + pause})
                    .second ||
                news;
         // What came while the call was under way waits with it, whoever asked.
-        for (auto* const one : busy_owners_.waiting) {
-            if (one->whose->busy.contains(op.agent)) {
-                set_due(*one->whose, op.agent, now + pause);
-            }
+        // What has come first stays first, so that its owners take turns.
+        for (auto it = busy_.lower_bound({op.agent, std::numeric_limits<owner_id>::min()});
+             it != busy_.end() && it->first.first == op.agent; ++it) {
+            auto entry = it->second.entry;
+            entry.due = now + pause;
+            move_entry(it->second, entry, true);
         }
     }
     defer(batch, now + pause, dropped);

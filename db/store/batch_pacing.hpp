@@ -107,10 +107,24 @@ private:
     struct line;
     struct owner;
     using turns = std::list<line*>;
+    // When an agent in the busy lane is due. Among those due at a time, who came first.
+    struct due_entry {
+        time_point due;
+        std::uint64_t number;
+        agent_id agent;
+        owner* whose;
+        bool operator<(due_entry const& other) const {
+            return std::pair{due, number} < std::pair{other.due, other.number};
+        }
+    };
+    using due_entries = std::set<due_entry>;
+    // What one owner has in the busy lane for one agent; never empty between two calls.
     struct busy_agent {
         operations waiting;
-        time_point due = time_point::max();
+        due_entry entry; // as it is in suspects_due_, or else in the owner's `due`
+        bool is_suspect = false;
     };
+    using busy_agents = std::map<std::pair<agent_id, owner_id>, busy_agent>;
     struct line {
         owner* whose = nullptr;
         operations waiting; // of a lane
@@ -121,11 +135,11 @@ private:
     };
     struct owner {
         owner_id id = 0;
-        std::size_t acquires = 0;   // unanswered
-        std::size_t unanswered = 0; // and releases
-        std::vector<line> lines;    // by lane, and the busy lane's last
-        std::unordered_map<agent_id, busy_agent> busy;
-        std::set<std::pair<time_point, agent_id>> due; // the agents in `busy`
+        std::size_t acquires = 0;             // unanswered
+        std::size_t unanswered = 0;           // and releases
+        std::vector<line> lines;              // by lane, and the busy lane's last
+        due_entries due;                      // its agents in the busy lane that are no suspects
+        time_point wakes = time_point::max(); // as it is in waking_
     };
     struct ring {
         turns waiting; // lines with work, whose turn it is in front
@@ -154,14 +168,24 @@ private:
     void drop_abandoned(operations& batch, operations& dropped);
     suspicion const* suspicion_of(agent_id agent, time_point now) const;
     void put_busy(operations& from, operations::iterator it, time_point due, time_point now);
-    static void set_due(owner& whose, agent_id agent, time_point due);
-    void take_busy_of(owner& whose, agent_id agent, std::size_t count, time_point now,
+    due_entries& entries_of(busy_agent& one);
+    void move_entry(busy_agent& one, due_entry entry, bool is_suspect);
+    void set_waking(owner& whose);
+    void clear_suspect(agent_id agent);
+    void remove_busy(busy_agents::iterator one);
+    busy_agents::iterator busy_of(due_entry const& entry);
+    void take_busy_of(busy_agents::iterator one, std::size_t count, time_point now,
                       operations& batch);
     void take_delayed(lane& from, time_point now, operations& batch);
 
     std::vector<lane> lanes_;
-    ring busy_owners_;
-    std::unordered_map<owner_id, owner> owners_; // those with something unanswered
+    // Nothing here is walked from end to end: a node may have tens of thousands of busy owners.
+    busy_agents busy_;
+    ring busy_owners_; // `waiting`: those of whom an agent was due when a batch was last taken
+    std::set<std::pair<time_point, owner*>> waking_; // all; max() where nothing is to come
+    due_entries suspects_due_;                       // of all owners
+    std::uint64_t busy_entries_ = 0;                 // that there ever were
+    std::unordered_map<owner_id, owner> owners_;     // those with something unanswered
     std::size_t acquiring_owners_ = 0;
     std::map<agent_id, suspicion> suspects_;
     bool suspect_next_ = false; // whose turn it is when both are due

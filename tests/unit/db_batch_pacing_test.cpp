@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ctime>
+#include <limits>
 #include <map>
 
 using namespace presenced;
@@ -295,6 +297,56 @@ TEST_CASE("a suspect goes alone, and takes turns with the others") {
     REQUIRE(batch.size() == 1);
     CHECK(batch.front().agent == 7);
     CHECK(t.pacing.busy_depth() == 4);
+}
+
+TEST_CASE("busy: a thousand owners who are due all get their turn before any gets its second") {
+    table t;
+    for (int round = 0; round < 2; ++round) {
+        for (int owner = 1; owner <= 1'000; ++owner) {
+            t.acquire(owner + 10'000 * round, owner);
+        }
+    }
+    t.defer(t.next(2'000));
+    std::map<db::owner_id, std::size_t> turns;
+    for (int batch = 0; batch < 5; ++batch) {
+        for (auto const& [owner, count] : owners(t.next_busy(200))) {
+            turns[owner] += count;
+        }
+    }
+    CHECK(turns.size() == 1'000);
+    CHECK(t.pacing.busy_depth() == 1'000);
+}
+
+TEST_CASE("busy: owners who are not due make the batch of another one no slower") {
+    // Processor time, of the quickest of some rounds: what else runs does not count.
+    auto const cost = [](int sleepers) {
+        table t;
+        for (int owner = 1; owner <= sleepers; ++owner) {
+            t.acquire(owner, owner);
+        }
+        t.defer(t.next(batch_pacing::acquire_limit), 1h);
+        t.acquire(0, 1'000'000);
+        t.suspect(t.next(), 1h); // looking for suspects costs no more
+        auto best = std::numeric_limits<std::clock_t>::max();
+        for (int round = 0; round < 5; ++round) {
+            auto const began = std::clock();
+            for (int i = 0; i < 200; ++i) {
+                auto const key = t.acquire(1'000'000, 2'000'000);
+                t.defer(t.next());
+                auto const batch = t.next_busy();
+                if (keys(batch) != listed{key} || t.pacing.next_busy_due() != t.now + 1h) {
+                    return std::numeric_limits<std::clock_t>::max();
+                }
+                t.pacing.finish(batch);
+            }
+            best = std::min(best, std::clock() - began);
+        }
+        return best;
+    };
+    auto const few = cost(60);
+    auto const many = cost(60'000);
+    INFO(few << " for few, " << many << " for many");
+    CHECK(many < 20 * few);
 }
 
 TEST_CASE("a suspect's requests in front of the others take no place of a batch") {
