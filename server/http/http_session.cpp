@@ -12,10 +12,10 @@
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <exception>
 #include <optional>
 #include <utility>
@@ -102,11 +102,13 @@ private:
 
     void begin_request();
     void read_head();
-    void on_head_bytes(error_code ec, std::size_t size);
     void on_head(std::string_view head);
     void prepare_request();
     bool is_body_refused();
+    void begin_body();
     void read_body();
+    void read_more();
+    void on_bytes(error_code ec, std::size_t size);
     void on_read_failed(error_code ec);
     void handle();
     void refuse_request(request_problem const& problem);
@@ -136,7 +138,7 @@ private:
     // Of the request under way.
     head_scanner scanner_;
     std::optional<http::request_parser<http::string_body>> parser_;
-    http_request request_;
+    http_request request_;    // its head is what find_problem() saw
     std::string target_host_; // of an absolute target
     router::found route_;
     answered_request to_;
@@ -166,20 +168,34 @@ void session::read_head() {
         shared().figures.limited("header_size");
         answer(refuse(431, "The headers are too large."));
     } else {
-        auto const room = buffer_.prepare(read_size);
-        socket_.async_read_some(room, [self = shared_from_this()](error_code ec, std::size_t size) {
-            self->on_head_bytes(ec, size);
-        });
+        read_more();
     }
 }
 
-void session::on_head_bytes(error_code ec, std::size_t size) {
+// The only place that reads a request. A composed read of Beast's would go on reading after the
+// deadline: a deadline cancels nothing when it comes between two reads of the composed one.
+void session::read_more() {
+    if (timed_out_) {
+        on_read_failed(asio::error::operation_aborted);
+        return;
+    }
+    auto const room = buffer_.prepare(std::min(read_size, buffer_limit - buffer_.size()));
+    socket_.async_read_some(room, [self = shared_from_this()](error_code ec, std::size_t size) {
+        self->on_bytes(ec, size);
+    });
+}
+
+void session::on_bytes(error_code ec, std::size_t size) {
     if (ec) {
         on_read_failed(ec);
         return;
     }
     buffer_.commit(size);
-    read_head();
+    if (parser_) {
+        read_body();
+    } else {
+        read_head();
+    }
 }
 
 void session::on_read_failed(error_code ec) {
@@ -190,8 +206,7 @@ void session::on_read_failed(error_code ec) {
         answer(refuse(408, "The request took too long."));
     } else if (ec == http::error::body_limit) {
         answer(refuse(413, "The body is larger than 1 MiB."));
-    } else if (ec == http::error::end_of_stream || ec == http::error::partial_message ||
-               ec.category() == asio::error::get_system_category() ||
+    } else if (ec.category() == asio::error::get_system_category() ||
                ec.category() == asio::error::get_misc_category()) {
         drop(); // the peer left
     } else {
@@ -207,6 +222,7 @@ void session::on_head(std::string_view head) {
     parser_.emplace();
     parser_->header_limit(header_limit);
     parser_->body_limit(body_limit);
+    parser_->eager(true); // or each put() would take one chunk
     error_code ec;
     parser_->put(asio::const_buffer{head.data(), head.size()}, ec);
     buffer_.consume(scanner_.end());
@@ -218,20 +234,22 @@ void session::on_head(std::string_view head) {
         refuse_request({400, "not_http", "This is not an HTTP/1 request."});
         return;
     }
+    // The parser puts the trailer fields of a chunked body among the fields of the message that it
+    // holds. Nobody has checked trailer fields, so the head leaves that message now.
+    request_.base() = std::move(parser_->get().base());
     prepare_request();
 }
 
 // Decides who handles it, before its body is read.
 void session::prepare_request() {
-    auto& parsed = parser_->get();
-    auto const method = view(parsed.method_string());
-    to_ = {method == "HEAD", parsed.version() < 11, wants_to_stay(parsed)};
-    if (!is_origin_form(method, view(parsed.target()))) {
-        auto const target = parse_target(method, view(parsed.target()));
+    auto const method = view(request_.method_string());
+    to_ = {method == "HEAD", request_.version() < 11, wants_to_stay(request_)};
+    if (!is_origin_form(method, view(request_.target()))) {
+        auto const target = parse_target(method, view(request_.target()));
         target_host_ = target->host; // find_problem() saw that there is one
-        parsed.target(target->path_and_query);
+        request_.target(target->path_and_query);
     }
-    auto matched = home_.routes().match(method, path_of(parsed));
+    auto matched = home_.routes().match(method, path_of(request_));
     if (auto* refusal = std::get_if<http_answer>(&matched)) {
         refusal->closes = !parser_->is_done();
         answer(std::move(*refusal));
@@ -241,18 +259,17 @@ void session::prepare_request() {
     if (parser_->is_done()) {
         handle();
     } else if (!is_body_refused()) {
-        read_body();
+        begin_body();
     }
 }
 
 bool session::is_body_refused() {
-    auto const& parsed = parser_->get();
     auto const length = parser_->content_length();
-    if (asks_for_websocket(parsed)) {
+    if (asks_for_websocket(request_)) {
         refuse_request({400, "upgrade_body", "A request for an upgrade has no body."});
         return true;
     }
-    if (auto refusal = refuse_body(route_, value_of(parsed, "Content-Type"),
+    if (auto refusal = refuse_body(route_, value_of(request_, "Content-Type"),
                                    length ? std::optional<std::uint64_t>{*length} : std::nullopt)) {
         answer(std::move(*refusal));
         return true;
@@ -260,26 +277,34 @@ bool session::is_body_refused() {
     return false;
 }
 
-void session::read_body() {
-    auto const waits =
-        !to_.is_old && received().empty() && list_has(parser_->get(), "Expect", "100-continue");
-    outgoing_ = waits ? "HTTP/1.1 100 Continue\r\n\r\n" : "";
-    // An empty write is done at once.
+void session::begin_body() {
+    if (to_.is_old || !received().empty() || !list_has(request_, "Expect", "100-continue")) {
+        read_body();
+        return;
+    }
+    outgoing_ = "HTTP/1.1 100 Continue\r\n\r\n";
     asio::async_write(socket_, asio::buffer(outgoing_),
                       [self = shared_from_this()](error_code ec, std::size_t) {
                           if (ec) {
                               self->on_read_failed(ec);
-                              return;
+                          } else {
+                              self->read_body();
                           }
-                          http::async_read(self->socket_, self->buffer_, *self->parser_,
-                                           [self](error_code failure, std::size_t) {
-                                               if (failure) {
-                                                   self->on_read_failed(failure);
-                                               } else {
-                                                   self->handle();
-                                               }
-                                           });
                       });
+}
+
+void session::read_body() {
+    error_code ec;
+    buffer_.consume(parser_->put(buffer_.data(), ec));
+    if (ec && ec != http::error::need_more) {
+        on_read_failed(ec);
+    } else if (parser_->is_done()) {
+        handle();
+    } else if (buffer_.size() == buffer_limit) {
+        on_read_failed(http::error::buffer_overflow); // a line among the chunks without end
+    } else {
+        read_more();
+    }
 }
 
 // ---- Answering ----------------------------------------------------------------------------------
@@ -293,7 +318,7 @@ client_of_request session::client() const {
 }
 
 void session::handle() {
-    request_ = parser_->release();
+    request_.body() = std::move(parser_->get().body());
     join_lists(request_);
     set_deadline(doing::handling, request_limit);
     (*route_.handle)(shared_from_this());
@@ -358,8 +383,13 @@ void session::on_deadline(wheel::clock::time_point) {
     // Whoever works on it may let go of it now.
     auto const self = shared_from_this();
     if (what_ == doing::reading) {
+        if (timed_out_) {
+            drop(); // what was cancelled has gone on
+            return;
+        }
         // The read ends with operation_aborted, and then the answer is written.
         timed_out_ = true;
+        set_deadline(doing::reading, goodbye_limit);
         error_code ignored; // a read that has ended needs no cancelling
         socket_.cancel(ignored);
         return;

@@ -1,6 +1,13 @@
 // HTTP/1 by hand: what it allows is understood, what it forbids is refused.
+#include "tests/e2e/flood.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/world.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <string_view>
+#include <thread>
 
 #include <unistd.h>
 
@@ -15,6 +22,46 @@ unsigned status_of(node const& n, std::string const& bytes) {
     auto const answer = c.answer();
     return answer ? answer->status : 0;
 }
+
+constexpr auto request_limit = 10s; // as in docs/protocol.md
+
+// A request that is under way when its limit comes. All of `bytes` is sent around that moment,
+// `piece` bytes at a time; a peer that reads as fast as it can finds more each time.
+class late_request {
+public:
+    late_request(node const& n, std::string_view before, std::string_view bytes, std::size_t piece)
+        : socket_{n.port()}
+        , bytes_{bytes}
+        , piece_{piece} {
+        socket_.send(before);
+    }
+
+    void answer_comes() {
+        REQUIRE(socket_.answer());
+        start_ = steady::now();
+    }
+    void send_more(milliseconds from) {
+        if (since(start_) >= request_limit + from && sent_ < bytes_.size()) {
+            auto const piece = bytes_.substr(sent_, piece_);
+            sent_ += socket_.send_some(piece).value_or(piece.size());
+        }
+    }
+    // 408 and the end, or the end alone.
+    bool is_ended(steady::time_point by) {
+        auto const left = [by] {
+            return std::max(std::chrono::ceil<milliseconds>(by - steady::now()), 0ms);
+        };
+        auto const answer = socket_.answer(left());
+        return (!answer || answer->status == 408) && socket_.ended(left());
+    }
+
+private:
+    raw_connection socket_;
+    steady::time_point start_ = steady::now();
+    std::string_view bytes_;
+    std::size_t piece_;
+    std::size_t sent_ = 0;
+};
 
 } // namespace
 
@@ -156,6 +203,64 @@ TEST_CASE("a body is taken up to a mebibyte, whole or in chunks, and the connect
     auto const second = c.answer();
     REQUIRE(second);
     CHECK(second->status == 200);
+}
+
+TEST_CASE("fields behind a chunked body ask for nothing and say nothing about the client") {
+    world w;
+    auto const n = w.start_node({{"PRESENCED_TRUSTED_PROXIES", "127.0.0.1"}});
+    raw_connection c{n->port()};
+    c.send("GET /cable HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\n"
+           "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
+           "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+           "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer " +
+           w.token() +
+           "\r\nX-Forwarded-For: 192.0.2.66\r\nX-Forwarded-Host: forged.example\r\n"
+           "Origin: http://forged.example\r\n\r\n");
+    auto const answer = c.answer();
+    REQUIRE(answer);
+    CHECK(answer->status == 404);
+    CHECK(n->log_has("why=\"no WebSocket upgrade\" path=/cable origin=\"\" host=x "
+                     "http=1.1 address=192.0.2.1 "));
+}
+
+TEST_CASE("a request that is not complete after ten seconds ends, however fast its bytes come") {
+    world w;
+    auto const n = w.start_node({{"PRESENCED_THREADS", "1"}});
+    std::string const head = "GET /healthz HTTP/1.1\r\nHost: x\r\n";
+    auto const next = head + repeated("X: " + std::string(91, 'y') + "\r\n", 150);
+    auto const chunks = repeated("1;" + std::string(8 * 1024, 'x') + "\r\nx\r\n", 4'000);
+    std::string const flat(1'000'000, 'x');
+    auto const first = steady::now();
+    std::deque<late_request> chunked;
+    std::deque<late_request> counted;
+    std::deque<late_request> heads;
+    for (int i = 0; i < 8; ++i) {
+        chunked.emplace_back(*n, head + "Transfer-Encoding: chunked\r\n\r\n", chunks, 64 * 1024);
+        counted.emplace_back(*n, head + "Content-Length: 1048576\r\n\r\n", flat, 16 * 1024);
+    }
+    for (int i = 0; i < 64; ++i) {
+        heads.emplace_back(*n, "", next, next.size());
+        heads.emplace_back(*n, head + "\r\n", next, next.size());
+        heads.back().answer_comes();
+    }
+    auto const last = steady::now();
+    std::this_thread::sleep_until(first + request_limit - 100ms); // their lateness is the attack
+    while (since(last) < request_limit + 200ms) {
+        for (std::size_t i = 0; i < chunked.size(); ++i) {
+            chunked[i].send_more(-70ms);
+            counted[i].send_more(-3ms);
+        }
+        for (std::size_t i = 0; i < heads.size(); ++i) {
+            heads[i].send_more(milliseconds{i / 10} - 4ms);
+        }
+    }
+    auto const ended = [](std::deque<late_request>& those) {
+        auto const by = steady::now() + 5s;
+        return std::count_if(those.begin(), those.end(), [by](auto& r) { return r.is_ended(by); });
+    };
+    CHECK(ended(chunked) == 8);
+    CHECK(ended(counted) == 8);
+    CHECK(ended(heads) == 128);
 }
 
 TEST_CASE("a body of more than a mebibyte is refused before it is read") {
