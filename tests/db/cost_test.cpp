@@ -20,8 +20,8 @@ double median(std::vector<double> values) {
 }
 
 // A database in which leases may be judged, with an agent and a live row for each number from 1 to
-// `rows`, made by SQL and without triggers. Rows whose number is a multiple of `dead_every` are those
-// of the node "dead", the others those of "alive".
+// `rows`, made by SQL and without triggers. Rows whose number is a multiple of `dead_every` are
+// those of the node "dead", the others those of "alive".
 std::string make_rows(postgres& server, int rows, int dead_every, std::string const& stale_after) {
     auto conninfo = server.create_database();
     sql_session sql{conninfo};
@@ -45,8 +45,7 @@ double sweep_in_ms(sql_session& sql) {
     auto const began = std::chrono::steady_clock::now();
     auto const swept = sql.query("SELECT ran, flips, reaped "
                                  "FROM presenced_sweep('alive', 'boot', '0 s', '90 d', 500)");
-    std::chrono::duration<double, std::milli> const took =
-        std::chrono::steady_clock::now() - began;
+    std::chrono::duration<double, std::milli> const took = std::chrono::steady_clock::now() - began;
     CHECK(swept == std::vector<std::vector<std::string>>{{"t", "{}", "0"}});
     return took.count();
 }
@@ -138,9 +137,12 @@ TEST_CASE("cost: a node dies among a million rows", "[.][cost]") {
     auto const since = [&] {
         return std::chrono::duration<double>(std::chrono::steady_clock::now() - last_tick).count();
     };
-    auto const off = [&] { return sql.number("SELECT count(*) FROM routing_transitions"); };
+    auto const off = [&] {
+        return sql.number("SELECT count(*) FROM routing_transitions");
+    };
     auto const first_off = eventually([&] { return off() > 0; }, 120s) ? since() : -1;
-    auto const all_off = eventually([&] { return off() >= rows / dead_every; }, 120s) ? since() : -1;
+    auto const all_off =
+        eventually([&] { return off() >= rows / dead_every; }, 120s) ? since() : -1;
     is_over = true;
     renewals.join();
     std::cout << rows / dead_every << " leases of a dead node among " << rows
