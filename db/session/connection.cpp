@@ -91,6 +91,7 @@ bool connection::connect(stop_signal& stop) {
 
 void connection::open(stop_signal& stop) {
     session_ = std::make_unique<session>(dial(conninfo_, stop));
+    session_->report_warnings(context_.watcher);
     {
         watchdog::guard const guard{context_.dog, session_->socket,
                                     steady_clock::now() + context_.call_timeout + watchdog_margin};

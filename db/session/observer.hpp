@@ -23,6 +23,8 @@ public:
     // What this node's sweep put right; cause: "expired", "reconciled".
     virtual void repaired(std::string_view /*cause*/, std::size_t /*count*/) {}
     virtual void database_up(bool /*up*/) {}
+    // PostgreSQL said something beside its answer: a WARNING, most often of a function of ours.
+    virtual void warned() {}
 };
 
 } // namespace presenced::db

@@ -1,5 +1,11 @@
 #include "db/session/session.hpp"
 
+#include "base/line_limit.hpp"
+#include "base/text.hpp"
+#include "db/session/conninfo.hpp"
+
+#include <spdlog/spdlog.h>
+
 #include <array>
 #include <cstdlib>
 #include <random>
@@ -23,6 +29,8 @@ extern "C" char const* __lsan_default_suppressions() {
 namespace presenced::db {
 
 namespace {
+
+constexpr unsigned lines_a_second = 5; // of each thread
 
 // What is added unless the operator set it: PostgreSQL's own defaults wait for ever.
 struct default_option {
@@ -115,7 +123,8 @@ std::string with_defaults(std::string const& given, std::vector<std::string>& se
 }
 
 session::session(raw_link made)
-    : recorder_{made.get()}
+    : raw_{made.get()}
+    , recorder_{made.get()}
     , link{port::adopt(made.release())}
     , mark_{random_mark()} {
     port::never_reconnect(link);
@@ -129,6 +138,28 @@ session::session(raw_link made)
 
 session::~session() {
     ::close(socket);
+}
+
+// A receiver and not a processor, which libpqxx sets for itself. The DETAIL is left out: it quotes
+// rows.
+void session::report_warnings(observer& watcher) {
+    auto const receive = [](void* told, PGresult const* notice) {
+        static_cast<observer*>(told)->warned();
+        try {
+            static thread_local base::line_limit limit{lines_a_second};
+            auto const field = [notice](int which) {
+                auto const* text = PQresultErrorField(notice, which);
+                return text == nullptr ? std::string{} : base::printable(text);
+            };
+            if (auto const more = limit.admit()) {
+                spdlog::warn("database says severity={} sqlstate={} message=\"{}\"{}",
+                             field(PG_DIAG_SEVERITY_NONLOCALIZED), field(PG_DIAG_SQLSTATE),
+                             in_one_line(field(PG_DIAG_MESSAGE_PRIMARY)), *more);
+            }
+        } catch (std::exception const&) { // not even memory for the line; libpq is C
+        }
+    };
+    PQsetNoticeReceiver(raw_, receive, &watcher);
 }
 
 bool session::is_dead() const {

@@ -5,6 +5,7 @@
 
 #include "db/session/dialer.hpp"
 #include "db/session/error_fields.hpp"
+#include "db/session/observer.hpp"
 #include "db/session/pqxx_port.hpp"
 #include "db/session/session_settings.hpp"
 
@@ -56,7 +57,12 @@ public:
     // The server closed the connection, as far as this side knows.
     bool is_dead() const;
 
+    // From now on what PostgreSQL says beside its answers (a WARNING) goes to the log, and is
+    // counted by the watcher, which outlives the session. Until then libpq writes it to stderr.
+    void report_warnings(observer& watcher);
+
 private:
+    PGconn* raw_;             // the link's
     error_recorder recorder_; // outlives the link
 
 public:

@@ -142,6 +142,8 @@ struct metrics::figures : registered {
         "cause"};
     Gauge& is_ready = gauge("presenced_ready", "1 while /readyz says ready.");
     Gauge& database = gauge("presenced_database_up", "1 while the database answers.");
+    Counter& database_warnings =
+        counter("presenced_database_warnings_total", "What PostgreSQL said beside its answers.");
     labelled<Histogram> statements{family(prometheus::BuildHistogram(),
                                           "presenced_database_seconds",
                                           "Round trips to the database by statement."),
@@ -309,6 +311,10 @@ void metrics::repaired(std::string_view cause, std::size_t count) {
 
 void metrics::database_up(bool up) {
     figures_->database.Set(up ? 1 : 0);
+}
+
+void metrics::warned() {
+    figures_->database_warnings.Increment();
 }
 
 } // namespace presenced::server

@@ -65,6 +65,7 @@ public:
     void renewals(std::string_view result, std::size_t count) override;
     void repaired(std::string_view cause, std::size_t count) override;
     void database_up(bool up) override;
+    void warned() override;
 
 private:
     struct figures;

@@ -1,5 +1,10 @@
 #include "tests/db/node.hpp"
 
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <sstream>
+
 using namespace presenced;
 using namespace presenced::tests;
 
@@ -126,6 +131,27 @@ TEST_CASE("P1: whatever somebody does to the log, flips happen and are notified"
     flip_twice(w, a);
     CHECK(eventually([&] { return a.store->health().since_sweep < 5s; }));
     CHECK(a.failures.of("sweep") == 0);
+}
+
+TEST_CASE("what PostgreSQL warns of is one line of the log, and counted", "[db][log]") {
+    world w;
+    add_log_trigger(w, "RAISE EXCEPTION E'no\\nmore';");
+    std::ostringstream lines;
+    auto const before = spdlog::default_logger();
+    spdlog::set_default_logger(std::make_shared<spdlog::logger>(
+        "captured", std::make_shared<spdlog::sinks::ostream_sink_mt>(lines)));
+    int warnings = 0;
+    {
+        node a{w.conninfo};
+        a.got(a.acquire(7, a.token()), lease_outcome::acquired);
+        warnings = a.failures.warnings;
+    }
+    spdlog::set_default_logger(before);
+    CHECK(warnings >= 1);
+    INFO(lines.str());
+    CHECK(lines.str().find("database says severity=WARNING sqlstate=01000 message=\"presenced: 1 "
+                           "flips are not in routing_transitions: no\\u000amore (P0001)\"\n") !=
+          std::string::npos);
 }
 
 TEST_CASE("P1: somebody who holds the log stops no flip and no sweep", "[db][log]") {

@@ -92,6 +92,8 @@ public:
         std::lock_guard const lock{mutex_};
         taken_[std::string{lane}] += elements;
     }
+    // What PostgreSQL said beside its answers.
+    std::atomic<int> warnings{0};
     // How often a lane took a request: more often than there are requests, if it took some again.
     std::size_t taken_by(std::string const& lane) const {
         std::lock_guard const lock{mutex_};
@@ -110,6 +112,7 @@ public:
         return found == calls_.end() ? 0 : found->second;
     }
     void database_up(bool up) override { outages_ += up ? 0 : 1; }
+    void warned() override { ++warnings; }
     // How often the database was said to be away.
     int outages() const { return outages_; }
     int of(std::string const& name) const {

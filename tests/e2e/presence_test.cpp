@@ -427,6 +427,7 @@ TEST_CASE("/metrics has every family") {
                                "presenced_ready",
                                "presenced_database_up",
                                "presenced_database_seconds",
+                               "presenced_database_warnings_total",
                                "presenced_queue_depth",
                                "presenced_batch_size",
                                "presenced_outbox_overflows_total",
