@@ -6,7 +6,9 @@
 #include "db/session/migrations.hpp"
 #include "db/session/rows.hpp"
 
+#include <chrono>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
