@@ -448,7 +448,7 @@ std::vector<std::string> mend_sequences(ask_function const& ask, std::string con
             0)) {
         for (auto const& line :
              ask("SELECT pg_catalog.unnest(" + function + "(" + of_table + "))")) {
-            mended.push_back("of " + name(home) + "." + name(at(line, 0)));
+            mended.push_back("of " + shown(home, at(line, 0)));
         }
     }
     return mended;
